@@ -1,0 +1,90 @@
+//! The header that precedes every tensor's raw bytes.
+
+use asyncdiff_plan::{Epoch, JobId};
+use serde::{Deserialize, Serialize};
+
+/// The most axes a tensor may have: `[batch, frames, channels, height, width]` and one to spare.
+pub const MAX_AXES: usize = 6;
+
+/// The most bytes one tensor may have. A 2048² image's largest skip connection at batch 2 in f32 is 0.3 GiB;
+/// a single parameter of the largest supported text encoder (T5-XXL's embedding in f32) is 0.5 GiB.
+pub const TENSOR_LIMIT_BYTES: u64 = 1 << 30;
+
+/// What a data link carries before the raw bytes: what the tensor is, its shape and its encoding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorHeader {
+    /// The job that it belongs to; job 0 for what belongs to none (weights).
+    pub job: JobId,
+    /// The epoch of the job's placement that the sender works in.
+    pub epoch: Epoch,
+    /// Which tensor of the job it is.
+    pub name: TensorName,
+    /// All axes, the batch axis first.
+    pub shape: Vec<u32>,
+    /// How the bytes are to be read.
+    pub dtype: DType,
+}
+
+/// Which tensor it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum TensorName {
+    /// Scaled latents of a step (or, for VAE decoding, final latents), coordinator to worker.
+    Latents(asyncdiff_plan::StepIndex),
+    /// A graph input that is constant during the job, coordinator to worker.
+    Condition(String),
+    /// A hidden state, worker to worker.
+    HiddenState(asyncdiff_plan::Instance),
+    /// The noise prediction of a step for one lane, worker to coordinator.
+    NoisePrediction(asyncdiff_plan::StepIndex, asyncdiff_plan::Lane),
+    /// A request's result that is a tensor: encoder hidden states, pixels, encoded latents. Worker to coordinator.
+    Reply {
+        /// The request's number on its control connection.
+        request: u64,
+        /// Its place among the request's tensors.
+        index: u16,
+    },
+    /// A parameter, addressed by the BLAKE3 digest of its stored bytes.
+    Weight([u8; 32]),
+}
+
+/// Element types that travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DType {
+    /// bfloat16.
+    Bf16,
+    /// IEEE half precision.
+    F16,
+    /// IEEE single precision.
+    F32,
+    /// IEEE double precision (only parameters as stored).
+    F64,
+    /// 64-bit integers (token ids, position ids).
+    I64,
+    /// Bytes (pixels).
+    U8,
+}
+
+impl DType {
+    /// Bytes of one element.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::U8 => 1,
+            Self::Bf16 | Self::F16 => 2,
+            Self::F32 => 4,
+            Self::F64 | Self::I64 => 8,
+        }
+    }
+}
+
+impl TensorHeader {
+    /// Bytes that follow the header, or `None` if the shape has too many axes or is larger than [`TENSOR_LIMIT_BYTES`].
+    #[must_use]
+    pub fn payload_bytes(&self) -> Option<u64> {
+        if self.shape.len() > MAX_AXES {
+            return None;
+        }
+        let elements = self.shape.iter().try_fold(1u64, |product, &axis| product.checked_mul(u64::from(axis)))?;
+        elements.checked_mul(self.dtype.bytes()).filter(|&bytes| bytes <= TENSOR_LIMIT_BYTES)
+    }
+}
