@@ -3,10 +3,24 @@
 //! This crate is pure: no clock, no IO, no thread, no randomness, no tensor. Time comes in as `Instant`, costs as
 //! seconds measured by somebody else, tensors as a type parameter. Whatever can be decided without a socket is decided here.
 
+mod balance;
+mod engine;
 mod ids;
+mod inbox;
 mod lane;
+mod partition;
+mod placement;
+mod plan;
 mod program;
+mod schedule;
 
+pub use balance::CutShape;
+pub use engine::{Command, DenoiseEngine, Event, JobFailure};
 pub use ids::{ComponentId, Epoch, InputId, JobId, LayerId, Rank, StepIndex, ValueId};
+pub use inbox::{Inbox, InboxError, Output, Source, Work};
 pub use lane::{Instance, Lane};
+pub use partition::{Crossing, Partition, PartitionError};
+pub use placement::{PlacedPlan, PlacementError, RankPlan, Transfer};
+pub use plan::{Plan, Read, Run, RunId, Slot};
 pub use program::{InputKind, InputSpec, Layer, Operand, Ownership, Program, ProgramError, ValueSpec, WeightSpec};
+pub use schedule::{Guidance, Round, RoundStart, Schedule, ScheduleError, TimeShift, WarmUpBatch};

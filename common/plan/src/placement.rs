@@ -1,0 +1,166 @@
+//! Placement: which rank runs which slot, and so which instances travel from whom to whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{ComponentId, Instance, Lane, LayerId, Plan, Rank, Run, RunId, Slot, StepIndex};
+
+/// A plan with a rank for every slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedPlan {
+    /// The plan.
+    pub plan: Plan,
+    /// By slot.
+    pub ranks: Vec<Rank>,
+    /// Number of ranks that the job uses.
+    pub world_size: u16,
+    /// What travels between ranks.
+    pub transfers: Vec<Transfer>,
+}
+
+/// One tensor that one rank sends to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Transfer {
+    /// What travels.
+    pub instance: Instance,
+    /// Who makes it.
+    pub from: Rank,
+    /// Who reads it.
+    pub to: Rank,
+}
+
+/// The part of a placed plan that one rank needs to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankPlan {
+    /// Whose part it is.
+    pub rank: Rank,
+    /// The component that makes noise predictions.
+    pub last: ComponentId,
+    /// How many steps a run can be ahead of the oldest unfinished one: see [`Plan::run_ahead`].
+    pub run_ahead: u32,
+    /// Its components with the layers that each owns.
+    pub components: Vec<(ComponentId, Vec<LayerId>)>,
+    /// Its runs, in the order in which it prefers them.
+    pub runs: Vec<Run>,
+    /// What it sends.
+    pub sends: Vec<Transfer>,
+    /// What it receives.
+    pub receives: Vec<Transfer>,
+}
+
+/// Why ranks do not fit a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PlacementError {
+    /// There is nobody to run anything.
+    #[error("no worker to place the plan on\nhint: start one with `worker join LINE`")]
+    NoRanks,
+    /// One rank for each slot was expected.
+    #[error("{found} ranks for {slots} slots")]
+    SlotCount {
+        /// Slots of the plan.
+        slots: usize,
+        /// Ranks given.
+        found: usize,
+    },
+}
+
+impl PlacedPlan {
+    /// Puts slot `i` of the plan on `ranks[i]`.
+    pub fn new(plan: Plan, ranks: Vec<Rank>) -> Result<Self, PlacementError> {
+        if ranks.len() != plan.slots.len() {
+            return Err(PlacementError::SlotCount { slots: plan.slots.len(), found: ranks.len() });
+        }
+        let world_size = ranks.iter().map(|rank| rank.0 + 1).max().ok_or(PlacementError::NoRanks)?;
+        let rank_of: BTreeMap<RunId, Rank> =
+            plan.runs.iter().map(|run| (run.id, ranks[usize::from(run.slot)])).collect();
+        let mut transfers = BTreeSet::new();
+        for run in &plan.runs {
+            let to = ranks[usize::from(run.slot)];
+            for &instance in run.reads.iter().flat_map(|read| &read.from) {
+                let writer = plan.partition.owner(instance.value.layer()).map(|owner| instance.written_by(owner));
+                let from = writer.and_then(|writer| rank_of.get(&writer));
+                transfers.extend(from.filter(|&&from| from != to).map(|&from| Transfer { instance, from, to }));
+            }
+        }
+        Ok(Self { plan, ranks, world_size, transfers: transfers.into_iter().collect() })
+    }
+
+    /// Spreads a plan over devices: each slot to the device that would finish it first, the heaviest slots first, so that components share
+    /// a device only when there are more slots than devices, and extra copies and the second lane get devices of their own when there are enough.
+    ///
+    /// - `component_costs`: seconds of each component on a device of speed 1.
+    /// - `speeds`: relative speed of each rank.
+    pub fn spread(plan: Plan, component_costs: &[f64], speeds: &[f64]) -> Result<Self, PlacementError> {
+        if speeds.is_empty() {
+            return Err(PlacementError::NoRanks);
+        }
+        let mut order: Vec<usize> = (0..plan.slots.len()).collect();
+        let cost = |slot: &Slot| component_costs.get(slot.component.index()).copied().unwrap_or(0.0);
+        let enough = plan.slots.len() <= speeds.len();
+        if !enough {
+            order.sort_by(|&a, &b| cost(&plan.slots[b]).total_cmp(&cost(&plan.slots[a])).then(a.cmp(&b)));
+        }
+        let mut busy = vec![0.0; speeds.len()];
+        let mut taken = vec![false; speeds.len()];
+        let mut ranks = vec![Rank(0); plan.slots.len()];
+        for slot in order {
+            let seconds = |rank: usize| busy[rank] + cost(&plan.slots[slot]) / speeds[rank];
+            let free = (0..speeds.len()).filter(|&rank| !enough || !taken[rank]);
+            // Component i on rank i where everybody gets one slot: the partition was made for the ranks in this order.
+            let chosen = if enough {
+                free.min()
+            } else {
+                free.min_by(|&a, &b| seconds(a).total_cmp(&seconds(b)).then(a.cmp(&b)))
+            };
+            let rank = chosen.unwrap_or_default();
+            busy[rank] = seconds(rank);
+            taken[rank] = true;
+            ranks[slot] = Rank(rank as u16);
+        }
+        Self::new(plan, ranks)
+    }
+
+    /// The rank that a run is on.
+    #[must_use]
+    pub fn rank_of(&self, run: &Run) -> Rank {
+        self.ranks[usize::from(run.slot)]
+    }
+
+    /// The part of one rank.
+    #[must_use]
+    pub fn part(&self, rank: Rank) -> RankPlan {
+        let slots = self.plan.slots.iter().zip(&self.ranks).filter(|(_, placed)| **placed == rank);
+        let components: BTreeSet<ComponentId> = slots.map(|(slot, _)| slot.component).collect();
+        let partition = &self.plan.partition;
+        RankPlan {
+            rank,
+            last: partition.last(),
+            run_ahead: self.plan.run_ahead(),
+            components: components.into_iter().map(|component| (component, partition.owned_by(component))).collect(),
+            runs: self.plan.runs.iter().filter(|run| self.rank_of(run) == rank).cloned().collect(),
+            sends: self.transfers.iter().filter(|transfer| transfer.from == rank).copied().collect(),
+            receives: self.transfers.iter().filter(|transfer| transfer.to == rank).copied().collect(),
+        }
+    }
+
+    /// The ranks in order.
+    pub fn ranks(&self) -> impl Iterator<Item = Rank> + use<> {
+        (0..self.world_size).map(Rank)
+    }
+
+    /// The ranks that read the latents of a step.
+    #[must_use]
+    pub fn latents_readers(&self, step: StepIndex) -> Vec<Rank> {
+        let readers = self.plan.runs.iter().filter(|run| run.latents == Some(step)).map(|run| self.rank_of(run));
+        readers.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The rank that makes the noise prediction of a step for a lane.
+    #[must_use]
+    pub fn predictor(&self, step: StepIndex, lane: Lane) -> Option<Rank> {
+        let id = RunId { step: self.plan.prediction_step(step), component: self.plan.partition.last(), lane };
+        self.plan.runs.iter().find(|run| run.id == id).map(|run| self.rank_of(run))
+    }
+}

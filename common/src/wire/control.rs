@@ -1,0 +1,323 @@
+//! Control messages: what a coordinator asks of a worker and what a worker reports.
+//!
+//! ```text
+//!   worker                                   coordinator
+//!     Hello ─────────────────────────────────►
+//!            ◄───────────────────────────────── Welcome
+//!     Heartbeat (every 250 ms) ───────────────►
+//!            ◄───────────────────────────────── Request { Assign … }
+//!     WantWeights ────────────────────────────►   (the parameters follow on the data connection)
+//!     Reply { Assigned … } ───────────────────►
+//!            ◄ conditions, latents ─ ─ ─ ─ ─ ─    (data connection)
+//!       ─ ─ noise predictions ─ ─ ─ ─ ─ ─ ─ ─ ►   (data connection)
+//!            ◄───────────────────────────────── Request { ReleaseJob }
+//!     Reply { Released { report } } ──────────►
+//! ```
+
+use std::time::Duration;
+
+use asyncdiff_plan::{Epoch, JobId, Lane, LayerId, Rank, RankPlan, RunId, StepIndex};
+use serde::{Deserialize, Serialize};
+
+use super::{DType, WorkerFailure};
+
+/// Coordinator to worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// Answers `Hello`: the worker is a member.
+    Welcome {
+        /// How often the worker sends `Heartbeat`.
+        heartbeat_interval: Duration,
+    },
+    /// The worker cannot be a member; the link closes after this.
+    Refused {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// Something to do; answered by `Reply` with the same number.
+    Request {
+        /// Counts up within a session.
+        request: u64,
+        /// What to do.
+        body: Box<WorkerRequest>,
+    },
+    /// The coordinator ends the session on purpose.
+    Goodbye {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Worker to coordinator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToCoordinator {
+    /// First message of a session.
+    Hello(Hello),
+    /// The control actor lives. Sent by the actor itself, not by the transport.
+    Heartbeat {
+        /// Counts up within a session.
+        sequence: u64,
+    },
+    /// Answers a request.
+    Reply {
+        /// The request's number.
+        request: u64,
+        /// What came of it.
+        result: Result<WorkerReply, WorkerFailure>,
+    },
+    /// Parameters that the worker lacks, by digest; they are sent on the data connection. At most [`WEIGHTS_IN_FLIGHT`] bytes at a time.
+    WantWeights {
+        /// The job whose assignment listed them.
+        job: JobId,
+        /// BLAKE3 digests of the stored bytes.
+        digests: Vec<[u8; 32]>,
+    },
+    /// A job cannot go on at this worker.
+    JobFailed {
+        /// The job.
+        job: JobId,
+        /// Its epoch at the worker.
+        epoch: Epoch,
+        /// Why.
+        failure: WorkerFailure,
+    },
+    /// The worker ends the session on purpose.
+    Leaving {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Bytes of parameters that a worker asks for at a time (one parameter that is larger travels alone): enough to keep a 10 Gbit/s
+/// link busy over a control round trip, and no more memory than a component's activations.
+pub const WEIGHTS_IN_FLIGHT: u64 = 64 << 20;
+
+/// Who the worker is and what it has. Its name is its certificate's, never a field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Distinguishes two lives of one name: microseconds since 1970 at the process's start. The newer one supersedes the older.
+    pub incarnation: u64,
+    /// The worker's version of this software.
+    pub version: String,
+    /// Its devices.
+    pub devices: Vec<DeviceInfo>,
+    /// Where other workers reach it: ports of its control and data endpoints, and the addresses if the operator named one.
+    pub endpoint: Endpoint,
+    /// Its process id; lets a coordinator that started it relate the two.
+    pub process_id: u32,
+}
+
+/// A device of a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// Such as `cpu`.
+    pub kind: String,
+    /// Threads that compute.
+    pub threads: u32,
+    /// Memory that the worker may use, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// Where a process is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Host name or address; empty: the one that the coordinator sees.
+    pub host: String,
+    /// Port of the control endpoint.
+    pub control_port: u16,
+    /// Port of the data endpoint.
+    pub data_port: u16,
+}
+
+/// What a worker is asked to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum WorkerRequest {
+    /// Load components and be ready to run them.
+    Assign(Box<Assignment>),
+    /// Load the VAE's decoder; then decode the latents that follow as `TensorName::Latents(step)`, and send the pixels as
+    /// `TensorName::Reply` of this request. Answered by `DecoderReady` before the latents are sent.
+    DecodeLatents {
+        /// The job.
+        job: JobId,
+        /// Version of the final latents.
+        step: StepIndex,
+        /// Shape of the latents, batch axis first.
+        shape: Vec<u32>,
+        /// The VAE.
+        model: PartSpec,
+    },
+    /// Encode tokens; the last hidden state is sent as `TensorName::Reply` of this request, then the request is answered.
+    EncodeText {
+        /// The job.
+        job: JobId,
+        /// Rows of token ids.
+        tokens: Vec<Vec<u32>>,
+        /// The text encoder.
+        model: PartSpec,
+    },
+    /// Time layers, with made-up weights: what the partition is balanced by.
+    Measure {
+        /// The denoiser.
+        denoiser: DenoiserSpec,
+        /// Rows of the batch.
+        rows: u32,
+        /// Which layers.
+        layers: Vec<LayerId>,
+    },
+    /// Forget a job: stop its runs, free what it holds, say how it went.
+    ReleaseJob {
+        /// The job.
+        job: JobId,
+    },
+}
+
+/// A denoiser without weights: everything that a program is built from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DenoiserSpec {
+    /// The text of `unet/config.json`.
+    pub config: String,
+    /// Height of the latents.
+    pub height: u32,
+    /// Width of the latents.
+    pub width: u32,
+    /// Tokens of the encoder hidden states.
+    pub tokens: u32,
+}
+
+/// A text encoder or VAE: its configuration and parameters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartSpec {
+    /// The sub-folder in the checkpoint: `text_encoder`, `vae`.
+    pub folder: String,
+    /// The text of its `config.json`.
+    pub config: String,
+    /// Its parameters.
+    pub weights: Vec<WeightEntry>,
+}
+
+/// A parameter as stored by the coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightEntry {
+    /// The name in the checkpoint.
+    pub name: String,
+    /// The axes as stored.
+    pub shape: Vec<u32>,
+    /// The element type as stored.
+    pub dtype: DType,
+    /// BLAKE3 of the stored bytes.
+    pub digest: [u8; 32],
+}
+
+/// A rank's part in a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The job.
+    pub job: JobId,
+    /// The epoch of its placement.
+    pub epoch: Epoch,
+    /// The denoiser.
+    pub denoiser: DenoiserSpec,
+    /// Rows of the batch: images, doubled by guidance.
+    pub rows: u32,
+    /// The rank's runs and transfers.
+    pub plan: RankPlan,
+    /// The timestep of each step.
+    pub timesteps: Vec<f64>,
+    /// The parameters of the rank's layers.
+    pub weights: Vec<WeightEntry>,
+    /// The other ranks that it sends to or receives from.
+    pub peers: Vec<Peer>,
+    /// Whether to record every layer run and transfer.
+    pub trace: Tracing,
+}
+
+/// Another rank of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its rank.
+    pub rank: Rank,
+    /// The name in its certificate.
+    pub name: String,
+    /// Where it listens.
+    pub endpoint: Endpoint,
+}
+
+/// Whether a job is traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tracing {
+    /// Only totals.
+    Off,
+    /// Every layer run, wait and transfer.
+    On,
+}
+
+/// What came of a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum WorkerReply {
+    /// Components are loaded and peers are connected.
+    Assigned {
+        /// Bytes of parameters that the components hold.
+        resident_bytes: u64,
+    },
+    /// The decoder is loaded: send the latents.
+    DecoderReady,
+    /// The encoding was sent.
+    Encoded,
+    /// Seconds of each layer asked for, in that order.
+    Measured {
+        /// Seconds.
+        seconds: Vec<f64>,
+    },
+    /// The job is forgotten.
+    Released {
+        /// How it went.
+        report: Box<RankReport>,
+    },
+}
+
+/// How a job went at one rank.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RankReport {
+    /// Median seconds of each layer that ran.
+    pub layer_seconds: Vec<(LayerId, f64)>,
+    /// Seconds spent computing layers.
+    pub busy_seconds: f64,
+    /// Bytes of hidden states sent to other ranks, headers and payload, counted by the links.
+    pub hidden_state_bytes_sent: u64,
+    /// Bytes of parameters that its components hold.
+    pub resident_bytes: u64,
+    /// The process's peak resident memory.
+    pub peak_memory_bytes: u64,
+    /// What happened when, if the job was traced.
+    pub events: Vec<TraceEvent>,
+}
+
+/// One bar of a trace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TraceEvent {
+    /// What happened.
+    pub kind: TraceKind,
+    /// The run that it belongs to, if any.
+    pub run: Option<RunId>,
+    /// Microseconds since 1970 at its start.
+    pub start_micros: u64,
+    /// How long it took.
+    pub duration_micros: u64,
+}
+
+/// What a bar of a trace shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum TraceKind {
+    /// A layer was computed.
+    Layer(LayerId),
+    /// A tensor arrived.
+    Received(super::TensorName),
+    /// A tensor was handed to a link.
+    Sent(super::TensorName),
+    /// The device had nothing to compute.
+    Waited,
+    /// Guidance and noise scheduler step, at the coordinator.
+    SchedulerStep(StepIndex),
+    /// A noise prediction of these rows was joined, at the coordinator.
+    Predicted(StepIndex, Lane),
+}
