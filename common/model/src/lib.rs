@@ -5,8 +5,15 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod checkpoint;
+pub mod component;
 mod error;
+pub mod families;
 pub mod formula;
 pub mod kernels;
+pub mod noise_scheduler;
+pub mod seeded_noise;
+pub mod text_encoder;
+pub mod tokenizer;
+pub mod vae;
 
 pub use error::{ConfigError, ModelError};

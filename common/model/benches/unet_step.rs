@@ -1,0 +1,83 @@
+//! One UNet step on one thread: 64/128/256/256 channels, 32×32 latents, two rows, synthetic weights.
+//!
+//! ```text
+//! RAYON_NUM_THREADS=1 taskset -c 0 cargo bench -p asyncdiff-model --bench unet_step
+//! ```
+//!
+//! The network is the one that PyTorch's figures in the README are for. Before the step is timed as a whole, a table says
+//! how much of it each kind of layer takes, each layer measured by itself.
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::time::Duration;
+
+use asyncdiff_model::ModelError;
+use asyncdiff_model::checkpoint::FormulaWeights;
+use asyncdiff_model::component::{Component, evaluate, measure};
+use asyncdiff_model::families::{DenoiserConfig, DenoiserProgram, DenoiserShape, ENCODER_HIDDEN_STATES, build};
+use asyncdiff_model::formula;
+use asyncdiff_model::kernels::Kernels;
+use asyncdiff_plan::LayerId;
+use candle_core::{Device, Tensor};
+use criterion::{Criterion, criterion_group, criterion_main};
+
+const ROWS: usize = 2;
+const SIDE: u32 = 32;
+const TOKENS: u32 = 77;
+const CONFIG: &str = r#"{
+    "_class_name": "UNet2DConditionModel", "block_out_channels": [64, 128, 256, 256], "layers_per_block": 2,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    "cross_attention_dim": 256, "attention_head_dim": [2, 4, 8, 8], "use_linear_projection": true
+}"#;
+
+fn unet_step(criterion: &mut Criterion) {
+    let (program, component) = load().expect("the synthetic network is a supported one");
+    print_shares(&program).expect("every layer of the synthetic network runs");
+    let config = [ROWS, 4, SIDE as usize, SIDE as usize];
+    let (latents, context) = (input(&config), input(&[ROWS, TOKENS as usize, 256]));
+    let step = || evaluate(&component, &latents, 500.0, &[(ENCODER_HIDDEN_STATES, &context)]);
+    let mut group = criterion.benchmark_group("unet_step");
+    group.sample_size(20).measurement_time(Duration::from_secs(10));
+    group.bench_function("64-128-256-256", |bencher| bencher.iter(|| black_box(step())));
+    group.finish();
+}
+
+fn load() -> Result<(DenoiserProgram, Component), ModelError> {
+    let shape = DenoiserShape { height: SIDE, width: SIDE, tokens: TOKENS };
+    let program = build(&DenoiserConfig::from_json(CONFIG)?, &shape)?;
+    let owned: Vec<LayerId> = program.program.owned_layers().map(|(id, _)| id).collect();
+    let component = Component::load(&program, &owned, &FormulaWeights { seed: 1 }, &kernels())?;
+    Ok((program, component))
+}
+
+fn print_shares(program: &DenoiserProgram) -> Result<(), ModelError> {
+    let layers: Vec<LayerId> = program.program.layers().map(|(id, _)| id).collect();
+    let durations = measure(program, &kernels(), ROWS, &layers)?;
+    let total: Duration = durations.iter().sum();
+    let mut kinds: BTreeMap<&str, (Duration, u64)> = BTreeMap::new();
+    for (&layer, &duration) in layers.iter().zip(&durations) {
+        let (sum, flops) = kinds.entry(program.op(layer).kind()).or_default();
+        *sum += duration;
+        *flops += program.program.layer(layer).flops * ROWS as u64;
+    }
+    println!("| layers | ms | share | GFLOP/s |\n|---|---|---|---|");
+    for (kind, (sum, flops)) in kinds {
+        let seconds = sum.as_secs_f64();
+        let (share, speed) = (100.0 * seconds / total.as_secs_f64(), flops as f64 / seconds / 1e9);
+        println!("| {kind} | {:.2} | {share:.1} % | {speed:.0} |", seconds * 1e3);
+    }
+    println!("| all | {:.1} | | |", total.as_secs_f64() * 1e3);
+    Ok(())
+}
+
+fn kernels() -> Kernels {
+    Kernels::for_device(&Device::Cpu)
+}
+
+fn input(shape: &[usize]) -> Tensor {
+    Tensor::from_vec(formula::input("latents", shape, 1), shape, &Device::Cpu).expect("the formula fills the shape")
+}
+
+criterion_group!(benches, unet_step);
+criterion_main!(benches);

@@ -1,0 +1,18 @@
+//! A component: any set of a program's layers, with their weights, computed layer by layer on one device.
+//!
+//! Whoever owns a component decides when a layer's operands are there; nothing in here waits, sends or knows other
+//! components. [`evaluate`] runs a component that owns every layer, one after another: the oracle of every test.
+
+mod load;
+mod measure;
+mod operation;
+mod resnet;
+mod sampling;
+mod sequential;
+mod simple;
+mod time_embedding;
+mod transformer;
+
+pub use load::Component;
+pub use measure::measure;
+pub use sequential::{Condition, evaluate};

@@ -1,0 +1,123 @@
+//! Any supported denoiser: its configuration, the shape of a job, its program.
+
+use std::sync::Arc;
+
+use asyncdiff_plan::{LayerId, Program};
+
+use super::config_reader::ConfigReader;
+use super::op::LayerOp;
+use super::unet::{self, UnetConfig};
+use crate::ModelError;
+
+/// A denoiser's configuration, parsed and checked: every option in it is one that the builders know.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DenoiserConfig {
+    /// diffusers' `UNet2DConditionModel` as Stable Diffusion 1.x and 2.x use it.
+    Unet(UnetConfig),
+}
+
+/// What a job asks of the denoiser, beyond its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DenoiserShape {
+    /// Height of the latents.
+    pub height: u32,
+    /// Width of the latents.
+    pub width: u32,
+    /// Tokens of the encoder hidden states.
+    pub tokens: u32,
+}
+
+/// A program and, beside each layer, how to compute it.
+#[derive(Clone, Debug)]
+pub struct DenoiserProgram {
+    /// The layers; pure data that plans and actors use.
+    pub program: Arc<Program>,
+    /// One operation for each layer, in program order.
+    pub ops: Arc<[LayerOp]>,
+}
+
+/// Name of the graph input that carries the text encoder's output.
+pub const ENCODER_HIDDEN_STATES: &str = "encoder_hidden_states";
+
+/// Side of the largest latents: 16384 pixels with the usual VAE, beyond what any supported checkpoint was trained on.
+/// More would only raise the bound on what a request can make a process allocate.
+const LATENT_SIDE_MAX: u32 = 2048;
+
+/// Tokens of the longest condition: far above the 77 of CLIP, so that only nonsense is refused.
+const TOKENS_MAX: u32 = 4096;
+
+impl DenoiserConfig {
+    /// Parses `unet/config.json`, whose `_class_name` chooses the family.
+    pub fn from_json(text: &str) -> Result<Self, ModelError> {
+        let reader = ConfigReader::parse("unet/config.json", text)?;
+        match reader.text("_class_name") {
+            Some("UNet2DConditionModel") => Ok(Self::Unet(UnetConfig::read(&reader)?)),
+            _ => Err(reader.unsupported("_class_name", "\"UNet2DConditionModel\"")),
+        }
+    }
+
+    /// Channels of the latents that the denoiser reads.
+    #[must_use]
+    pub fn in_channels(&self) -> u32 {
+        match self {
+            Self::Unet(config) => config.in_channels,
+        }
+    }
+
+    /// Channels of the noise prediction.
+    #[must_use]
+    pub fn out_channels(&self) -> u32 {
+        match self {
+            Self::Unet(config) => config.out_channels,
+        }
+    }
+
+    /// Width of the encoder hidden states.
+    #[must_use]
+    pub fn cross_width(&self) -> u32 {
+        match self {
+            Self::Unet(config) => config.cross_width,
+        }
+    }
+
+    /// Height and width of the latents that the checkpoint was trained on, where its configuration says so.
+    #[must_use]
+    pub fn sample_size(&self) -> Option<[u32; 2]> {
+        match self {
+            Self::Unet(config) => config.sample_size,
+        }
+    }
+}
+
+/// Builds the denoiser's program for latents of this shape.
+pub fn build(config: &DenoiserConfig, shape: &DenoiserShape) -> Result<DenoiserProgram, ModelError> {
+    shape.check()?;
+    match config {
+        DenoiserConfig::Unet(config) => unet::build(config, shape),
+    }
+}
+
+impl DenoiserShape {
+    fn check(&self) -> Result<(), ModelError> {
+        let bounds = [
+            ("latent height", self.height, LATENT_SIDE_MAX),
+            ("latent width", self.width, LATENT_SIDE_MAX),
+            ("number of tokens", self.tokens, TOKENS_MAX),
+        ];
+        match bounds.into_iter().find(|&(_, found, max)| found == 0 || found > max) {
+            Some((what, found, max)) => Err(ModelError::SizeOutOfRange { what, found, max }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl DenoiserProgram {
+    /// How to compute a layer.
+    ///
+    /// # Panics
+    /// When the id is of another program.
+    #[must_use]
+    pub fn op(&self, layer: LayerId) -> &LayerOp {
+        &self.ops[layer.index()]
+    }
+}

@@ -1,0 +1,7 @@
+//! diffusers' `UNet2DConditionModel`: its configuration and its program.
+
+mod config;
+mod program;
+
+pub use config::{UnetBlock, UnetConfig};
+pub(super) use program::build;

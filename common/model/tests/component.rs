@@ -1,0 +1,164 @@
+//! Components: what they load, what they refuse, and that a split changes no bit.
+#![allow(clippy::unwrap_used)]
+
+mod golden_family;
+
+use std::collections::HashMap;
+
+use asyncdiff_model::ModelError;
+use asyncdiff_model::checkpoint::{FormulaWeights, SafetensorsWeights, Weights, WeightsError};
+use asyncdiff_model::component::{Component, evaluate, measure};
+use asyncdiff_model::families::DenoiserProgram;
+use asyncdiff_model::kernels::Kernels;
+use asyncdiff_plan::{InputKind, LayerId, Operand};
+use candle_core::{Device, Tensor};
+use golden_family::{Golden, floats, load, load_whole};
+
+const TIMESTEP: f64 = 917.0;
+
+#[test]
+fn a_component_loads_from_a_file_in_which_all_other_tensors_are_missing() {
+    let golden = Golden::open("sd21");
+    let program = golden.program();
+    let layers = owned(&program);
+    let part = &layers[10..20];
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("part.safetensors");
+    write_weights(&program, part, golden.weights(), &file);
+    let weights = SafetensorsWeights::open(&file).unwrap();
+    let kernels = Kernels::for_device(&Device::Cpu);
+
+    let component = Component::load(&program, part, &weights, &kernels).unwrap();
+    assert!(part.iter().all(|layer| component.layers().contains(layer)));
+    let error = Component::load(&program, &layers[9..20], &weights, &kernels).err().unwrap();
+    assert!(matches!(error, ModelError::Weights(WeightsError::Missing { .. })), "{error}");
+}
+
+#[test]
+fn resident_bytes_are_those_of_the_parameters() {
+    let golden = Golden::open("sd15");
+    let program = golden.program();
+    let elements: u64 =
+        program.program.layers.iter().flat_map(|layer| &layer.weights).map(|weight| weight.elements()).sum();
+    assert_eq!(load_whole(&program, &golden).resident_bytes(), 4 * elements);
+}
+
+#[test]
+fn every_split_in_two_computes_the_bits_of_the_whole() {
+    let golden = Golden::open("sd21");
+    let program = golden.program();
+    let (latents, context) = inputs(&golden);
+    let whole = load_whole(&program, &golden);
+    let expected = floats(&evaluate(&whole, &latents, TIMESTEP, &[("encoder_hidden_states", &context)]).unwrap());
+    let layers = owned(&program);
+    let count = layers.len();
+    for split in 0..6 {
+        // Contiguous at four places, alternating, and nested: the outer layers against the inner ones.
+        let in_first = |index: usize| match split {
+            4 => index.is_multiple_of(2),
+            5 => index < count / 4 || index > count - count / 4,
+            _ => index < (split + 1) * count / 5,
+        };
+        let (first, second): (Vec<_>, Vec<_>) = layers.iter().enumerate().partition(|&(index, _)| in_first(index));
+        let ids = |side: Vec<(usize, &LayerId)>| side.into_iter().map(|(_, &layer)| layer).collect::<Vec<_>>();
+        let components = [ids(first), ids(second)].map(|side| load(&program, &golden, &side));
+        assert_eq!(run_by_layer(&components, &latents, &context), expected, "split {split}");
+    }
+}
+
+#[test]
+fn wrong_operands_are_refused_by_layer_and_operand() {
+    let golden = Golden::open("sd21");
+    let program = golden.program();
+    let component = load_whole(&program, &golden);
+    let (latents, context) = inputs(&golden);
+    let layer = |name: &str| program.program.find(name).unwrap();
+    let error = |name: &str, operands: &[&Tensor]| component.run_layer(layer(name), operands).unwrap_err().to_string();
+
+    let found = error("conv_in", &[&context]);
+    assert!(found.contains("conv_in") && found.contains("latents") && found.contains("[2, 4, 16, 24]"), "{found}");
+    let hidden = component.run_layer(layer("conv_in"), &[&latents]).unwrap();
+    let found = error("down_blocks.0.attentions.0", &[&hidden, &context.narrow(0, 0, 1).unwrap()]);
+    assert!(found.contains("encoder_hidden_states") && found.contains("[2, 77, 32]"), "{found}");
+    let found = error("conv_in", &[&latents, &latents]);
+    assert!(found.contains("conv_in reads 1 operands, found 2"), "{found}");
+    let scalar = Tensor::new(1.0_f32, &Device::Cpu).unwrap();
+    assert!(error("time_embedding", &[&scalar]).contains("timestep"));
+}
+
+#[test]
+fn layers_of_other_components_are_refused() {
+    let golden = Golden::open("sd21");
+    let program = golden.program();
+    let layers = owned(&program);
+    let component = load(&program, &golden, &layers[..1]);
+    assert!(
+        matches!(component.run_layer(layers[1], &[]), Err(ModelError::NoSuchLayer { layer }) if layer == layers[1])
+    );
+    let unknown = LayerId(u16::MAX);
+    assert!(matches!(component.run_layer(unknown, &[]), Err(ModelError::NoSuchLayer { .. })));
+    let loaded = Component::load(&program, &[unknown], &golden.weights(), &Kernels::for_device(&Device::Cpu));
+    assert!(matches!(loaded, Err(ModelError::NoSuchLayer { .. })));
+}
+
+#[test]
+fn a_missing_condition_is_named() {
+    let golden = Golden::open("sd21");
+    let component = load_whole(&golden.program(), &golden);
+    let error = evaluate(&component, &inputs(&golden).0, TIMESTEP, &[]).unwrap_err();
+    assert!(matches!(error, ModelError::MissingCondition { name } if name == "encoder_hidden_states"));
+}
+
+#[test]
+fn every_layer_is_measured_without_a_checkpoint() {
+    let program = Golden::open("sd21").program();
+    let layers: Vec<LayerId> = program.program.layers().map(|(id, _)| id).collect();
+    let durations = measure(&program, &Kernels::for_device(&Device::Cpu), 2, &layers).unwrap();
+    assert_eq!(durations.len(), layers.len());
+    assert!(durations.iter().all(|duration| !duration.is_zero()));
+}
+
+fn owned(program: &DenoiserProgram) -> Vec<LayerId> {
+    program.program.owned_layers().map(|(id, _)| id).collect()
+}
+
+fn inputs(golden: &Golden) -> (Tensor, Tensor) {
+    let latents = golden.latents();
+    (Tensor::cat(&[&latents, &latents], 0).unwrap(), golden.encoder_hidden_states())
+}
+
+fn write_weights(program: &DenoiserProgram, part: &[LayerId], weights: FormulaWeights, file: &std::path::Path) {
+    let mut tensors = HashMap::new();
+    for layer in program.program.with_shared(part) {
+        for weight in &program.program.layer(layer).weights {
+            let shape: Vec<usize> = weight.shape.iter().map(|&axis| axis as usize).collect();
+            tensors.insert(weight.name.clone(), weights.tensor(&weight.name, &shape, &Device::Cpu).unwrap());
+        }
+    }
+    candle_core::safetensors::save(&tensors, file).unwrap();
+}
+
+/// Each owned layer on the component that owns it; each component computes the shared layers itself.
+fn run_by_layer(components: &[Component; 2], latents: &Tensor, context: &Tensor) -> Vec<f32> {
+    let program = components[0].program();
+    let timestep = Tensor::new(&[TIMESTEP as f32], &Device::Cpu).unwrap();
+    let mut values: Vec<Option<Tensor>> = vec![None; program.layers.len()];
+    for (layer, described) in program.layers() {
+        let operand = |&operand: &Operand| match operand {
+            Operand::Value(value) => values[value.index()].as_ref().unwrap(),
+            Operand::Input(input) => match program.inputs[input.index()].kind {
+                InputKind::Latents => latents,
+                InputKind::Timestep => &timestep,
+                InputKind::Condition(_) => context,
+            },
+        };
+        let operands: Vec<&Tensor> = described.reads.iter().map(operand).collect();
+        let mut runs = components.iter().filter(|component| component.layers().contains(&layer));
+        let value = runs.next().unwrap().run_layer(layer, &operands).unwrap();
+        for other in runs {
+            assert_eq!(floats(&other.run_layer(layer, &operands).unwrap()), floats(&value), "{}", described.name);
+        }
+        values[layer.index()] = Some(value);
+    }
+    floats(values[program.output.index()].as_ref().unwrap())
+}
