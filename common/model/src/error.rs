@@ -61,6 +61,14 @@ pub enum ModelError {
         /// The shape that was given.
         found: Vec<usize>,
     },
+    /// A token id that the text encoder does not know: tokenizer and text encoder are of different checkpoints.
+    #[error("token {token} is not among the text encoder's {vocabulary}\nhint: tokenizer and text encoder must belong to one checkpoint")]
+    UnknownToken {
+        /// The id.
+        token: u32,
+        /// How many ids there are.
+        vocabulary: usize,
+    },
     /// A weight is missing, damaged or of another shape than the configuration says. The operator's fault.
     #[error(transparent)]
     Weights(#[from] WeightsError),

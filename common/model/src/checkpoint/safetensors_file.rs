@@ -9,6 +9,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 
 use super::mapped::map_file;
+use super::spelling::other_spellings;
 use super::{StoredTensor, Weights, WeightsError};
 
 /// Parameters of one component of a checkpoint, in one or several safetensors files.
@@ -57,13 +58,16 @@ impl SafetensorsWeights {
         names.sort_unstable();
         names
     }
+
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        self.tensors.get(name).or_else(|| other_spellings(name).iter().find_map(|other| self.tensors.get(other)))
+    }
 }
 
 impl Weights for SafetensorsWeights {
     fn stored(&self, name: &str, shape: &[usize]) -> Result<StoredTensor, WeightsError> {
         let entry = self
-            .tensors
-            .get(name)
+            .entry(name)
             .ok_or_else(|| WeightsError::Missing { source_name: self.source.clone(), name: name.to_owned() })?;
         let dtype = match entry.dtype {
             Dtype::BF16 => DType::Bf16,
@@ -85,7 +89,7 @@ impl Weights for SafetensorsWeights {
     }
 
     fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.entry(name).is_some()
     }
 
     fn source(&self) -> String {

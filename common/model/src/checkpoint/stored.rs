@@ -51,10 +51,12 @@ impl StoredTensor {
         }
     }
 
-    /// The tensor itself, if it has the shape that the model has and as many bytes as that shape needs.
-    pub(super) fn checked(self, name: &str, source: &str, shape: &[usize]) -> Result<Self, WeightsError> {
+    /// The tensor in the shape that the model has, if it is of that shape and has as many bytes as it needs.
+    ///
+    /// Axes of length 1 at the end do not count: old checkpoints hold some linear layers as 1×1 convolutions.
+    pub(super) fn checked(mut self, name: &str, source: &str, shape: &[usize]) -> Result<Self, WeightsError> {
         let found: Vec<usize> = self.shape.iter().map(|&axis| axis as usize).collect();
-        if found != shape {
+        if without_last_ones(&found) != without_last_ones(shape) {
             return Err(WeightsError::ShapeMismatch {
                 source_name: source.to_owned(),
                 name: name.to_owned(),
@@ -71,8 +73,14 @@ impl StoredTensor {
                 found: self.bytes.len() as u64,
             });
         }
+        self.shape = shape.iter().map(|&axis| axis as u32).collect();
         Ok(self)
     }
+}
+
+fn without_last_ones(shape: &[usize]) -> &[usize] {
+    let used = shape.iter().rposition(|&axis| axis != 1).map_or(0, |last| last + 1);
+    &shape[..used]
 }
 
 fn four_byte_floats(bytes: &[u8]) -> Vec<f32> {
