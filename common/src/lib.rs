@@ -1,4 +1,7 @@
 //! What coordinator and worker share: the wire's messages and their encoding, configuration, telemetry.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod codec;
+pub mod config;
 pub mod wire;
