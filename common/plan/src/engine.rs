@@ -181,7 +181,7 @@ impl DenoiseEngine {
     /// When a [`Event::Tick`] is due, if the engine waits for somebody.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        (self.state == State::Waiting).then(|| self.progress_at + self.step_limit)
+        self.progress_at.checked_add(self.step_limit).filter(|_| self.state == State::Waiting)
     }
 
     /// Steps taken so far.

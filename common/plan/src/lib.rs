@@ -2,8 +2,17 @@
 //!
 //! This crate is pure: no clock, no IO, no thread, no randomness, no tensor. Time comes in as `Instant`, costs as
 //! seconds measured by somebody else, tensors as a type parameter. Whatever can be decided without a socket is decided here.
+//!
+//! ```text
+//!   Program ──► Partition ──► Plan ──► PlacedPlan ──► RankPlan ──► Inbox       at each worker
+//!                  ▲            ▲          │
+//!               balance      Schedule      └──► DenoiseEngine                  at the coordinator
+//! ```
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod balance;
+mod draw;
 mod engine;
 mod ids;
 mod inbox;
@@ -11,10 +20,13 @@ mod lane;
 mod partition;
 mod placement;
 mod plan;
+mod policy;
+mod predict;
 mod program;
 mod schedule;
 
 pub use balance::CutShape;
+pub use draw::draw;
 pub use engine::{Command, DenoiseEngine, Event, JobFailure};
 pub use ids::{ComponentId, Epoch, InputId, JobId, LayerId, Rank, StepIndex, ValueId};
 pub use inbox::{Inbox, InboxError, Output, Source, Work};
@@ -22,5 +34,7 @@ pub use lane::{Instance, Lane};
 pub use partition::{Crossing, Partition, PartitionError};
 pub use placement::{PlacedPlan, PlacementError, RankPlan, Transfer};
 pub use plan::{Plan, Read, Run, RunId, Slot};
+pub use policy::{Choice, Cut, PolicyError, Prefer, Situation, Wishes, choose};
+pub use predict::{Costs, Edge, LinkCost, Prediction, RunSpan, instance_bytes, predict};
 pub use program::{InputKind, InputSpec, Layer, Operand, Ownership, Program, ProgramError, ValueSpec, WeightSpec};
 pub use schedule::{Guidance, Round, RoundStart, Schedule, ScheduleError, TimeShift, WarmUpBatch};

@@ -1,0 +1,311 @@
+//! Predicts how long a placed plan takes, by running it: the engine and every rank's inbox on a simulated clock.
+//!
+//! Nothing is approximated but the costs: the order of layers is the one that the real devices follow. Runs of one lane are taken to cost
+//! their share of the batch's rows.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Command, ComponentId, DenoiseEngine, Event, Inbox, Instance, Lane, Output, PlacedPlan, Program, Rank, RunId,
+    StepIndex, Work,
+};
+
+/// Bytes of a hidden state's header on the wire; the exact number differs by a few bytes with the digits of job and step.
+const HEADER_BYTES: u64 = 24;
+
+/// What a link costs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinkCost {
+    /// Seconds that a tensor is under way beside its bytes' time.
+    pub latency_seconds: f64,
+    /// Throughput of one link.
+    pub bytes_per_second: f64,
+}
+
+/// What computing and sending cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Costs<'a> {
+    /// Seconds of each layer of the program, for all rows of the batch, on a device of speed 1.
+    pub layer_seconds: &'a [f64],
+    /// Relative speed of each rank's device.
+    pub speeds: &'a [f64],
+    /// Every link between two processes.
+    pub link: LinkCost,
+    /// Seconds that the coordinator takes between a noise prediction's arrival and the next latents' departure.
+    pub turnaround_seconds: f64,
+    /// Rows of the batch.
+    pub rows: u32,
+}
+
+/// What a plan is expected to take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Seconds of the denoising loop.
+    pub seconds: f64,
+    /// Seconds that the fastest rank alone would take.
+    pub alone_seconds: f64,
+    /// Bytes per step that travel between ranks, headers included.
+    pub bytes_per_step: f64,
+    /// The same by edge.
+    pub edges: Vec<Edge>,
+    /// The share of the time in which each rank computes.
+    pub busy: Vec<f64>,
+    /// What each rank computes when: a span per uninterrupted piece of a run, by time.
+    pub timeline: Vec<RunSpan>,
+}
+
+/// What travels from one component to another.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Edge {
+    /// Who makes it.
+    pub from: ComponentId,
+    /// Who receives it.
+    pub to: Rank,
+    /// Bytes per step, headers included.
+    pub bytes_per_step: f64,
+}
+
+/// When a run computes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunSpan {
+    /// Where.
+    pub rank: Rank,
+    /// Which.
+    pub run: RunId,
+    /// Seconds after the loop's start.
+    pub start_seconds: f64,
+    /// Seconds after the loop's start.
+    pub end_seconds: f64,
+}
+
+impl Prediction {
+    /// How many times faster than one rank alone.
+    #[must_use]
+    pub fn speed_up(&self) -> f64 {
+        self.alone_seconds / self.seconds
+    }
+}
+
+/// Predicts a placed plan. `origin` is any instant: the simulated clock starts there.
+#[must_use]
+pub fn predict(program: &Arc<Program>, placed: &PlacedPlan, costs: &Costs<'_>, origin: Instant) -> Prediction {
+    let mut simulation = Simulation::new(program, placed, costs, origin);
+    simulation.run();
+    let steps = f64::from(placed.plan.schedule.steps.get());
+    let fastest = costs.speeds.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+    let step_seconds: f64 = costs.layer_seconds.iter().sum::<f64>() / fastest;
+    let edges = edges(program, placed, costs.rows);
+    let seconds = simulation.clock;
+    Prediction {
+        seconds,
+        alone_seconds: steps * (step_seconds + costs.turnaround_seconds),
+        bytes_per_step: edges.iter().map(|edge| edge.bytes_per_step).sum(),
+        edges,
+        busy: simulation.busy.iter().map(|busy| busy / seconds.max(f64::MIN_POSITIVE)).collect(),
+        timeline: simulation.spans,
+    }
+}
+
+/// Bytes of an instance when it travels as computed, with its header.
+#[must_use]
+pub fn instance_bytes(program: &Program, instance: Instance, rows: u32) -> u64 {
+    let rows = instance.lane.rows(rows as usize).len() as u64;
+    program.layer(instance.value.layer()).writes.row_bytes() * rows + HEADER_BYTES
+}
+
+fn edges(program: &Program, placed: &PlacedPlan, rows: u32) -> Vec<Edge> {
+    let steps = f64::from(placed.plan.schedule.steps.get());
+    let mut bytes: std::collections::BTreeMap<(ComponentId, Rank), u64> = std::collections::BTreeMap::new();
+    for transfer in &placed.transfers {
+        if let Some(from) = placed.plan.partition.owner(transfer.instance.value.layer()) {
+            *bytes.entry((from, transfer.to)).or_insert(0) += instance_bytes(program, transfer.instance, rows);
+        }
+    }
+    let edge = |((from, to), bytes): (_, u64)| Edge { from, to, bytes_per_step: bytes as f64 / steps };
+    bytes.into_iter().map(edge).collect()
+}
+
+struct Simulation<'a> {
+    program: &'a Arc<Program>,
+    costs: &'a Costs<'a>,
+    origin: Instant,
+    clock: f64,
+    engine: DenoiseEngine,
+    inboxes: Vec<Inbox<()>>,
+    /// What each rank computes now.
+    working: Vec<Option<Work<()>>>,
+    links: HashMap<(Option<Rank>, Rank), f64>,
+    due: BinaryHeap<Reverse<Due>>,
+    counter: u64,
+    busy: Vec<f64>,
+    spans: Vec<RunSpan>,
+    /// By rank: its newest span.
+    newest: Vec<Option<usize>>,
+}
+
+/// Something that happens at a time; the counter makes the order of equal times definite.
+struct Due {
+    time: f64,
+    counter: u64,
+    what: Happening,
+}
+
+enum Happening {
+    HiddenState { instance: Instance, from: Rank, to: Rank },
+    LatentsArrived { step: StepIndex, to: Rank },
+    LayerDone { rank: Rank },
+    PredictionArrived { step: StepIndex, lane: Lane, from: Rank },
+    StepTaken { step: StepIndex },
+}
+
+impl<'a> Simulation<'a> {
+    fn new(program: &'a Arc<Program>, placed: &PlacedPlan, costs: &'a Costs<'a>, origin: Instant) -> Self {
+        let ranks: Vec<Rank> = placed.ranks().collect();
+        let inboxes = ranks.iter().map(|&rank| Inbox::new(Arc::clone(program), placed.part(rank))).collect();
+        Self {
+            program,
+            costs,
+            origin,
+            clock: 0.0,
+            engine: DenoiseEngine::new(placed.clone(), Duration::MAX, origin),
+            inboxes,
+            working: ranks.iter().map(|_| None).collect(),
+            links: HashMap::new(),
+            due: BinaryHeap::new(),
+            counter: 0,
+            busy: vec![0.0; ranks.len()],
+            spans: Vec::new(),
+            newest: vec![None; ranks.len()],
+        }
+    }
+
+    fn run(&mut self) {
+        self.tell_engine(Event::Ready);
+        self.start_ranks();
+        while let Some(Reverse(due)) = self.due.pop() {
+            self.clock = due.time;
+            self.handle(due.what);
+            self.start_ranks();
+        }
+    }
+
+    fn handle(&mut self, what: Happening) {
+        match what {
+            Happening::HiddenState { instance, from, to } => {
+                let taken = self.inboxes[to.index()].insert(instance, from, ());
+                debug_assert!(taken.is_ok(), "{taken:?}");
+            }
+            Happening::LatentsArrived { step, to } => {
+                let taken = self.inboxes[to.index()].insert_latents(step, ());
+                debug_assert!(taken.is_ok(), "{taken:?}");
+            }
+            Happening::LayerDone { rank } => self.finish_layer(rank),
+            Happening::PredictionArrived { step, lane, from } => {
+                self.tell_engine(Event::NoisePredictionArrived { step, lane, from });
+            }
+            Happening::StepTaken { step } => self.tell_engine(Event::StepTaken { step }),
+        }
+    }
+
+    fn tell_engine(&mut self, event: Event) {
+        let now = self.origin + Duration::from_secs_f64(self.clock);
+        self.engine.handle_event(event, now);
+        while let Some(command) = self.engine.poll_command() {
+            match command {
+                Command::SendLatents { step, to } => {
+                    for to in to {
+                        // Latents are small: their bytes' time is part of the latency.
+                        let time = self.clock + self.costs.link.latency_seconds;
+                        self.schedule(time, Happening::LatentsArrived { step, to });
+                    }
+                }
+                Command::TakeStep { step, .. } => {
+                    self.schedule(self.clock + self.costs.turnaround_seconds, Happening::StepTaken { step });
+                }
+                Command::Finish => {}
+                Command::Fail { failure } => debug_assert!(false, "a simulated plan failed: {failure}"),
+            }
+        }
+    }
+
+    fn start_ranks(&mut self) {
+        for index in 0..self.inboxes.len() {
+            if self.working[index].is_some() {
+                continue;
+            }
+            let Some(work) = self.inboxes[index].poll_work() else { continue };
+            let rank = Rank(index as u16);
+            let rows = self.costs.rows as usize;
+            let share = work.run.lane.rows(rows).len() as f64 / rows as f64;
+            let seconds = self.costs.layer_seconds[work.layer.index()] * share / self.costs.speeds[index];
+            let end = self.clock + seconds;
+            self.extend_span(rank, work.run, end);
+            self.busy[index] += seconds;
+            self.working[index] = Some(work);
+            self.schedule(end, Happening::LayerDone { rank });
+        }
+    }
+
+    fn finish_layer(&mut self, rank: Rank) {
+        let Some(work) = self.working[rank.index()].take() else { return };
+        match self.inboxes[rank.index()].complete(&work, ()) {
+            Some(Output::HiddenState { instance, to, .. }) => {
+                let bytes = instance_bytes(self.program, instance, self.costs.rows) as f64;
+                for to in to {
+                    let free = self.links.entry((Some(rank), to)).or_insert(0.0);
+                    let sent = free.max(self.clock) + bytes / self.costs.link.bytes_per_second;
+                    *free = sent;
+                    let time = sent + self.costs.link.latency_seconds;
+                    self.schedule(time, Happening::HiddenState { instance, from: rank, to });
+                }
+            }
+            Some(Output::NoisePrediction { step, lane, .. }) => {
+                let time = self.clock + self.costs.link.latency_seconds;
+                self.schedule(time, Happening::PredictionArrived { step, lane, from: rank });
+            }
+            None => {}
+        }
+    }
+
+    fn schedule(&mut self, time: f64, what: Happening) {
+        self.counter += 1;
+        self.due.push(Reverse(Due { time, counter: self.counter, what }));
+    }
+
+    /// A layer that follows another of the same run without a pause belongs to the same span.
+    fn extend_span(&mut self, rank: Rank, run: RunId, end_seconds: f64) {
+        let newest = self.newest[rank.index()].map(|index| &mut self.spans[index]);
+        match newest.filter(|span| span.run == run && span.end_seconds == self.clock) {
+            Some(span) => span.end_seconds = end_seconds,
+            None => {
+                self.newest[rank.index()] = Some(self.spans.len());
+                self.spans.push(RunSpan { rank, run, start_seconds: self.clock, end_seconds });
+            }
+        }
+    }
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.time.total_cmp(&other.time).then(self.counter.cmp(&other.counter))
+    }
+}

@@ -1,0 +1,7 @@
+//! Plans, the engine and the inbox against the rules that they implement; no tensor, no clock.
+
+#![allow(clippy::unwrap_used)]
+
+mod invariants;
+mod planning;
+mod support;

@@ -1,0 +1,197 @@
+//! Partitions found by search, predictions and the policy's choices.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use crate::support::{Case, origin, schedule, u_program};
+use asyncdiff_plan::{
+    Choice, ComponentId, Cut, CutShape, Guidance, LinkCost, Partition, PartitionError, PolicyError, Prefer, Program,
+    Rank, Situation, StepIndex, Wishes, choose, draw,
+};
+use proptest::prelude::*;
+
+fn steps(count: u32) -> NonZeroU32 {
+    NonZeroU32::new(count).unwrap()
+}
+
+fn plan_for(program: &Arc<Program>, wishes: &Wishes, speeds: &[f64], count: u32) -> Result<Choice, PolicyError> {
+    let layer_seconds = vec![0.01; program.layers.len()];
+    let link = LinkCost { latency_seconds: 1e-4, bytes_per_second: 1e9 };
+    let (turnaround_seconds, now) = (1e-4, origin());
+    let situation = Situation {
+        program,
+        steps: steps(count),
+        guidance_on: true,
+        rows: 2,
+        layer_seconds: &layer_seconds,
+        speeds,
+        link,
+        turnaround_seconds,
+        now,
+    };
+    choose(wishes, &situation)
+}
+
+proptest! {
+    #[test]
+    fn no_contiguous_split_is_much_better_than_the_one_found(
+        costs in prop::collection::vec(0.1f64..10.0, 12),
+        speeds in prop::collection::vec(0.3f64..3.0, 1..4),
+    ) {
+        let program = u_program(2);
+        let layers: Vec<f64> = program.owned_layers().map(|(id, _)| costs[id.index() % costs.len()]).collect();
+        let by_layer: Vec<f64> = (0..program.layers.len()).map(|index| costs[index % costs.len()]).collect();
+        let found = Partition::balanced(&program, &by_layer, &speeds, CutShape::Contiguous).unwrap();
+        let slowest = |costs: &[f64]| costs.iter().zip(&speeds).map(|(cost, speed)| cost / speed).fold(0.0, f64::max);
+        let found = slowest(&found.component_costs(&by_layer));
+        for first in 1..layers.len() {
+            for second in first + 1..layers.len() {
+                let bounds = [0, first, second, layers.len()];
+                let sums: Vec<f64> = match speeds.len() {
+                    1 => vec![layers.iter().sum()],
+                    2 => vec![layers[..first].iter().sum(), layers[first..].iter().sum()],
+                    _ => bounds.windows(2).map(|pair| layers[pair[0]..pair[1]].iter().sum()).collect(),
+                };
+                prop_assert!(found <= slowest(&sums) * 1.011, "{} against {}", found, slowest(&sums));
+            }
+        }
+    }
+}
+
+#[test]
+fn any_number_of_components_from_one_to_the_number_of_layers_can_be_had() {
+    let program = u_program(3);
+    let costs = vec![1.0; program.layers.len()];
+    let layers = program.owned_layers().count();
+    for shape in [CutShape::Contiguous, CutShape::Nested] {
+        for components in 1..=layers {
+            let partition = Partition::balanced(&program, &costs, &vec![1.0; components], shape).unwrap();
+            assert_eq!(partition.components(), components);
+        }
+        let refused = Partition::balanced(&program, &costs, &vec![1.0; layers + 1], shape).unwrap_err();
+        assert_eq!(refused, PartitionError::ComponentCount { wanted: layers + 1, layers });
+    }
+}
+
+#[test]
+fn a_nested_cut_sends_fewer_bytes_than_a_contiguous_one() {
+    let program = u_program(3);
+    let costs = vec![1.0; program.layers.len()];
+    let bytes = |shape| Partition::balanced(&program, &costs, &[1.0, 1.0], shape).unwrap().crossing_row_bytes(&program);
+    assert!(bytes(CutShape::Nested) < bytes(CutShape::Contiguous));
+}
+
+#[test]
+fn a_partition_file_that_forgets_repeats_or_invents_a_module_is_refused() {
+    let program = u_program(1);
+    let lists = |lists: &[&[&str]]| {
+        let lists: Vec<Vec<String>> =
+            lists.iter().map(|list| list.iter().map(|name| (*name).to_owned()).collect()).collect();
+        Partition::from_modules(&program, &lists)
+    };
+    let whole = ["conv_in", "down_blocks", "mid_block", "up_blocks", "conv_out"];
+    assert!(lists(&[&whole[..2], &whole[2..]]).is_ok());
+    let unknown = lists(&[&["conv_inn"], &whole]).unwrap_err();
+    assert!(matches!(unknown, PartitionError::UnknownModule { ref module, .. } if module == "conv_inn"));
+    let twice = lists(&[&["conv_in"], &whole]).unwrap_err();
+    assert!(matches!(twice, PartitionError::ListedTwice { ref layer, .. } if layer == "conv_in"));
+    let forgotten = lists(&[&whole[..3], &whole[4..]]).unwrap_err();
+    assert!(matches!(forgotten, PartitionError::Unassigned(ref layer) if layer == "up_blocks.0"));
+    let not_last = lists(&[&whole[1..], &whole[..1]]).unwrap_err();
+    assert!(matches!(not_last, PartitionError::OutputNotLast { owner: ComponentId(0), .. }));
+}
+
+#[test]
+fn two_equal_workers_are_predicted_to_be_nearly_twice_as_fast() {
+    let program = u_program(3);
+    let choice = plan_for(&program, &Wishes::default(), &[1.0, 1.0], 50).unwrap();
+    let speed_up = choice.prediction.speed_up();
+    assert!((1.7..2.0).contains(&speed_up), "{speed_up}");
+    assert!(choice.prediction.busy.iter().all(|busy| *busy > 0.8), "{:?}", choice.prediction.busy);
+}
+
+#[test]
+fn stride_two_serves_two_steps_with_one_round_and_balances_for_it() {
+    let program = u_program(3);
+    let wishes = Wishes { prefer: Prefer::Speed, ..Wishes::default() };
+    let choice = plan_for(&program, &wishes, &[1.0, 1.0], 51).unwrap();
+    assert!(choice.prediction.speed_up() > 2.3, "{}", choice.prediction.speed_up());
+}
+
+#[test]
+fn exact_means_that_no_value_is_old_and_splits_the_guidance_halves() {
+    let program = u_program(2);
+    let wishes = Wishes { prefer: Prefer::Exact, ..Wishes::default() };
+    let choice = plan_for(&program, &wishes, &[1.0, 1.0], 20).unwrap();
+    assert_eq!(choice.placed.plan.schedule.guidance, Guidance::Split);
+    assert!(choice.placed.plan.runs.iter().all(|run| run.id.step == run.timestep && run.reads.is_empty()));
+    assert!(choice.prediction.speed_up() > 1.9, "{}", choice.prediction.speed_up());
+}
+
+#[test]
+fn few_steps_fall_back_to_an_exact_plan() {
+    let choice = plan_for(&u_program(2), &Wishes::default(), &[1.0, 1.0], 4).unwrap();
+    assert_eq!(choice.placed.plan.schedule.warm_up_steps(), 4);
+    assert!(choice.reason.contains("too few steps"), "{}", choice.reason);
+}
+
+#[test]
+fn a_faster_worker_gets_more_layers() {
+    let program = u_program(3);
+    let choice = plan_for(&program, &Wishes::default(), &[3.0, 1.0], 50).unwrap();
+    let partition = &choice.placed.plan.partition;
+    let layers = |component| partition.owned_by(ComponentId(component)).len();
+    assert!(layers(0) > layers(1), "{:?}", partition.module_lists(&program));
+}
+
+#[test]
+fn extra_runs_get_workers_of_their_own_when_there_are_enough() {
+    let program = u_program(2);
+    let wishes = Wishes {
+        components: Some(2),
+        stride: Some(steps(2)),
+        warm_up: Some(1),
+        cut: Some(Cut::Shape(CutShape::Contiguous)),
+        ..Wishes::default()
+    };
+    let spacious = plan_for(&program, &wishes, &[1.0; 3], 20).unwrap().placed;
+    assert_eq!(spacious.ranks, [Rank(0), Rank(1), Rank(2)]);
+    let tight = plan_for(&program, &wishes, &[1.0; 2], 20).unwrap().placed;
+    assert_eq!(tight.world_size, 2);
+    let alone = plan_for(&program, &wishes, &[1.0], 20).unwrap().placed;
+    assert!(alone.transfers.is_empty());
+}
+
+#[test]
+fn a_partition_and_a_component_count_that_disagree_are_refused() {
+    let lists = vec![vec!["conv_in".to_owned()], vec!["down_blocks".to_owned()]];
+    let wishes = Wishes { components: Some(3), cut: Some(Cut::Modules(lists)), ..Wishes::default() };
+    let refused = plan_for(&u_program(1), &wishes, &[1.0], 10).unwrap_err();
+    assert_eq!(refused, PolicyError::ComponentCount { components: 3, lists: 2 });
+}
+
+#[test]
+fn the_drawing_has_a_line_per_rank_and_names_the_runs() {
+    let wishes = Wishes { components: Some(2), ..Wishes::default() };
+    let choice = plan_for(&u_program(2), &wishes, &[1.0, 1.0], 50).unwrap();
+    let drawing = draw(&choice.placed, &choice.prediction);
+    assert_eq!(drawing.lines().count(), 2, "{drawing}");
+    assert!(drawing.contains("[c0·1") && drawing.contains("[c1·1"), "{drawing}");
+}
+
+#[test]
+fn a_slow_link_delays_only_what_depends_on_it() {
+    let program = u_program(3);
+    let costs = vec![0.01; program.layers.len()];
+    let partition = Partition::balanced(&program, &costs, &[1.0; 3], CutShape::Contiguous).unwrap();
+    let case = Case { program, partition, schedule: schedule(30, 1, 1) };
+    let plan = asyncdiff_plan::Plan::new(&case.program, &case.partition, case.schedule).unwrap();
+    // Neither the first nor the middle component reads anything that the last one made: only latents come back from there.
+    let foreign = |component| plan.runs.iter().filter(move |run| run.id.component == ComponentId(component));
+    let made_by_last = |run: &asyncdiff_plan::Run| {
+        run.reads.iter().any(|read| case.partition.owner(read.value.layer()) == Some(ComponentId(2)))
+    };
+    assert!(foreign(0).chain(foreign(1)).all(|run| !made_by_last(run)));
+    assert!(foreign(1).all(|run| run.latents.is_none()), "the middle component waits for no latents");
+    assert!(foreign(0).any(|run| run.id.step > StepIndex(1)));
+}

@@ -1,0 +1,168 @@
+//! Jobs as users see them: what they ask for, how it goes, what came of it. These types are the client API's JSON.
+
+use std::num::NonZeroU32;
+
+use asyncdiff_plan::{JobId, Wishes};
+use serde::{Deserialize, Serialize};
+
+/// What a user asks for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobRequest {
+    /// What the picture shows.
+    pub prompt: String,
+    /// What it should not show.
+    #[serde(default)]
+    pub negative_prompt: String,
+    /// Everything else.
+    #[serde(default)]
+    pub settings: JobSettings,
+}
+
+/// Settings of a job; what is absent is the checkpoint's or the planner's choice.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JobSettings {
+    /// Steps of the noise scheduler.
+    pub steps: NonZeroU32,
+    /// Seed of the initial noise.
+    pub seed: u64,
+    /// Classifier-free guidance weight; 1.0 turns guidance off.
+    pub guidance_scale: f64,
+    /// Noise scheduler, such as `ddim` or `dpmpp-2m-karras`; absent: the checkpoint's.
+    pub scheduler: Option<String>,
+    /// Width and height in pixels; absent: what the checkpoint was trained for.
+    pub size: Option<(u32, u32)>,
+    /// How the denoiser is split and scheduled.
+    pub wishes: Wishes,
+    /// Record a trace.
+    pub trace: bool,
+}
+
+impl Default for JobSettings {
+    fn default() -> Self {
+        Self {
+            // 50 steps and guidance 7.5 are what diffusers' StableDiffusionPipeline defaults to, and what published figures use.
+            steps: NonZeroU32::MIN.saturating_add(49),
+            seed: 0,
+            guidance_scale: 7.5,
+            scheduler: None,
+            size: None,
+            wishes: Wishes::default(),
+            trace: false,
+        }
+    }
+}
+
+/// Where a job is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobState {
+    /// The user stopped it.
+    Cancelled,
+    /// Its picture is made.
+    Done,
+    /// It ended with an error.
+    Failed,
+    /// It waits for its turn.
+    Queued,
+    /// Workers are on it.
+    Running,
+}
+
+/// What is known of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// Its id.
+    pub id: JobId,
+    /// What was asked for.
+    pub request: JobRequest,
+    /// Where it is.
+    pub state: JobState,
+    /// What it is doing: `encoding the prompt`, `loading components`, `denoising`, `decoding`.
+    pub phase: String,
+    /// Steps taken, of how many.
+    pub progress: (u32, u32),
+    /// Things that the user should know: a prompt that was cut, a setting that has no effect.
+    pub warnings: Vec<String>,
+    /// Why it failed, if it did.
+    pub error: Option<JobError>,
+    /// How it went, when it is done.
+    pub summary: Option<JobSummary>,
+}
+
+/// Why a job failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobError {
+    /// What failed and what was found; names the worker if one is to blame.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+    /// Whose fault: selects the exit code.
+    pub fault: Fault,
+}
+
+/// Whose fault an error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// Ours: a bug.
+    Bug,
+    /// The user stopped it.
+    Cancelled,
+    /// Configuration, arguments, checkpoint: the operator can mend it.
+    Operator,
+    /// A worker or the network.
+    Peer,
+}
+
+/// How a finished job went.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobSummary {
+    /// Why the planner chose this plan, in one line.
+    pub plan: String,
+    /// Workers that took part, by rank.
+    pub workers: Vec<String>,
+    /// Components, stride, warm-up.
+    pub components: u16,
+    /// Steps served by one round.
+    pub stride: u32,
+    /// Exact first steps.
+    pub warm_up: u32,
+    /// Evaluations of the denoiser.
+    pub steps: u32,
+    /// Seconds of the denoising loop: from the first latents' departure to the last step.
+    pub denoise_seconds: f64,
+    /// Seconds from start to picture.
+    pub total_seconds: f64,
+    /// What the planner predicted for the denoising loop.
+    pub predicted_seconds: f64,
+    /// What one worker alone would take for the denoising loop, from measured layer times.
+    pub alone_seconds: f64,
+    /// Bytes per step between ranks, headers and payload, counted by the links.
+    pub bytes_per_step: f64,
+    /// What the plan predicted for them.
+    pub predicted_bytes_per_step: f64,
+    /// Bytes of parameters resident at each rank.
+    pub resident_bytes: Vec<u64>,
+    /// Peak resident memory of each rank's process.
+    pub peak_memory_bytes: Vec<u64>,
+    /// Median seconds between a noise prediction's arrival and the next latents' departure.
+    pub turnaround_seconds: f64,
+}
+
+/// What a job's listeners hear.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum JobEvent {
+    /// The record changed (state, phase or progress).
+    Changed {
+        /// The record now.
+        job: Box<JobRecord>,
+    },
+    /// It ended: done, failed or cancelled. The last event.
+    Ended {
+        /// The record at the end.
+        job: Box<JobRecord>,
+    },
+}
