@@ -4,4 +4,6 @@
 
 pub mod codec;
 pub mod config;
+pub mod exit;
+pub mod telemetry;
 pub mod wire;
