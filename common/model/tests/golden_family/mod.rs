@@ -100,7 +100,8 @@ pub(crate) fn floats(tensor: &Tensor) -> Vec<f32> {
 /// Largest absolute difference over largest absolute value, the golden data's measure.
 pub(crate) fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
-    let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let largest =
+        |values: &mut dyn Iterator<Item = f32>| values.fold(0.0_f32, |largest, value| largest.max(value.abs()));
     assert!(found.iter().all(|value| value.is_finite()));
     largest(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / largest(&mut expected.iter().copied())
 }
