@@ -62,7 +62,9 @@ pub enum ModelError {
         found: Vec<usize>,
     },
     /// A token id that the text encoder does not know: tokenizer and text encoder are of different checkpoints.
-    #[error("token {token} is not among the text encoder's {vocabulary}\nhint: tokenizer and text encoder must belong to one checkpoint")]
+    #[error(
+        "token {token} is not among the text encoder's {vocabulary}\nhint: tokenizer and text encoder must belong to one checkpoint"
+    )]
     UnknownToken {
         /// The id.
         token: u32,

@@ -32,7 +32,9 @@ pub enum CheckpointError {
         error: std::io::Error,
     },
     /// A file that the layout needs is not there.
-    #[error("{file} is missing in {checkpoint}\nhint: a checkpoint in the diffusers layout has it; export or download it again")]
+    #[error(
+        "{file} is missing in {checkpoint}\nhint: a checkpoint in the diffusers layout has it; export or download it again"
+    )]
     MissingFile {
         /// Where it was looked for.
         checkpoint: String,
@@ -40,7 +42,9 @@ pub enum CheckpointError {
         file: String,
     },
     /// The weights are there, but only in a format that can run code when it is read.
-    #[error("{checkpoint} has {found} and no safetensors file for {component}\nhint: convert it: load it with diffusers and save_pretrained(..., safe_serialization=True)")]
+    #[error(
+        "{checkpoint} has {found} and no safetensors file for {component}\nhint: convert it: load it with diffusers and save_pretrained(..., safe_serialization=True)"
+    )]
     NoSafetensors {
         /// The checkpoint.
         checkpoint: String,
@@ -50,7 +54,9 @@ pub enum CheckpointError {
         found: String,
     },
     /// The path exists, but it is no checkpoint in the diffusers layout.
-    #[error("{path} is no checkpoint in the diffusers layout: found {found}, but no model_index.json\nhint: name the folder that has model_index.json; a single .safetensors or .ckpt file must be converted with diffusers first")]
+    #[error(
+        "{path} is no checkpoint in the diffusers layout: found {found}, but no model_index.json\nhint: name the folder that has model_index.json; a single .safetensors or .ckpt file must be converted with diffusers first"
+    )]
     NotDiffusers {
         /// The path.
         path: String,
@@ -58,7 +64,9 @@ pub enum CheckpointError {
         found: String,
     },
     /// Neither a path that exists nor a hub id.
-    #[error("{name} is neither a folder nor a hub id\nhint: give the path of a checkpoint, or an id such as owner/name or owner/name@revision")]
+    #[error(
+        "{name} is neither a folder nor a hub id\nhint: give the path of a checkpoint, or an id such as owner/name or owner/name@revision"
+    )]
     NotFound {
         /// What was given.
         name: String,

@@ -10,6 +10,8 @@ mod convolution;
 mod cpu;
 mod linear;
 mod norm;
+#[cfg(test)]
+mod parity;
 mod resample;
 
 use candle_core::{Device, Tensor};

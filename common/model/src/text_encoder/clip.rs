@@ -41,8 +41,7 @@ impl ClipTextEncoder {
         };
         let token_embedding = embedding("token_embedding", config.vocabulary)?;
         let position_embedding = embedding("position_embedding", config.positions)?;
-        let layer =
-            |index| ClipLayer::load(config, weights, kernels, &format!("text_model.encoder.layers.{index}"));
+        let layer = |index| ClipLayer::load(config, weights, kernels, &format!("text_model.encoder.layers.{index}"));
         let layers = (0..config.layers).map(layer).collect::<Result<_, _>>()?;
         let final_norm = LayerNormSpec { width: config.width, epsilon: config.epsilon };
         let final_norm = kernels.layer_norm(final_norm, weights, "text_model.final_layer_norm")?;

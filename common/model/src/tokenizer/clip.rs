@@ -120,9 +120,7 @@ fn from_vocabulary(vocabulary: &str, merges: &str, frame: &Frame) -> Result<Toke
         PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
     ])));
     let special = [&frame.start, &frame.end].map(|token| AddedToken::from(token.clone(), true).normalized(false));
-    tokenizer
-        .add_special_tokens(special)
-        .map_err(|error| unreadable("special_tokens_map.json", error.to_string()))?;
+    tokenizer.add_special_tokens(special).map_err(|error| unreadable("special_tokens_map.json", error.to_string()))?;
     Ok(tokenizer)
 }
 

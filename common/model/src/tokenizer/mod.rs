@@ -17,13 +17,17 @@ pub enum TokenizerError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The prompt could not be encoded.
-    #[error("the tokenizer cannot encode the prompt: {reason}\nhint: the tokenizer's files may be damaged; download them again")]
+    #[error(
+        "the tokenizer cannot encode the prompt: {reason}\nhint: the tokenizer's files may be damaged; download them again"
+    )]
     Encode {
         /// What the tokenizer said.
         reason: String,
     },
     /// The tokenizer lacks a token that prompts are framed with.
-    #[error("{file} has no token {token}, which prompts are framed with\nhint: the tokenizer's files must belong to one checkpoint")]
+    #[error(
+        "{file} has no token {token}, which prompts are framed with\nhint: the tokenizer's files must belong to one checkpoint"
+    )]
     MissingToken {
         /// The file of the vocabulary.
         file: String,

@@ -2,10 +2,10 @@
 
 use candle_core::Tensor;
 
+use super::VaeConfig;
 use super::block::{Loader, Resnet};
 use super::config::QuantConv;
 use super::mid_block::MidBlock;
-use super::VaeConfig;
 use crate::ModelError;
 use crate::checkpoint::Weights;
 use crate::kernels::{Activation, Conv2d, Conv2dSpec, GroupNorm, Kernels};

@@ -5,9 +5,7 @@ use candle_core::Tensor;
 use super::block::{Loader, Resnet};
 use super::config::MidAttention;
 use crate::ModelError;
-use crate::kernels::{
-    Activation, Attention, AttentionMask, AttentionSpec, Bias, GroupNorm, Linear, LinearSpec,
-};
+use crate::kernels::{Activation, Attention, AttentionMask, AttentionSpec, Bias, GroupNorm, Linear, LinearSpec};
 
 pub(super) struct MidBlock {
     first: Resnet,
