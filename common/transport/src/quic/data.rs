@@ -1,0 +1,143 @@
+//! Tensors on the data connection: a stream each, with the header's length, the header and the raw bytes.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use quinn::{Connection, ReadExactError, RecvStream, VarInt};
+use tokio::io::AsyncReadExt;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::endpoint::TENSORS_IN_FLIGHT;
+use crate::link::{
+    Admitted, CloseReason, Delivery, HEADER_LIMIT_BYTES, Incoming, LENGTH_BYTES, Misbehaviour, OutgoingTensor, Pump,
+    TensorFrame, decode_header,
+};
+
+/// The code with which a receiver stops the stream of a tensor that came too late.
+const STOPPED_LATE: VarInt = VarInt::from_u32(2);
+
+/// Writes each tensor on a stream of its own, several at the same time.
+pub(super) struct ToStreams {
+    connection: Connection,
+    in_flight: JoinSet<()>,
+}
+
+impl ToStreams {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { connection, in_flight: JoinSet::new() }
+    }
+
+    /// Waits until the peer has all tensors that are in flight.
+    pub(super) async fn finish(mut self) {
+        while self.in_flight.join_next().await.is_some() {}
+    }
+}
+
+impl Pump<OutgoingTensor> for ToStreams {
+    async fn pass(&mut self, tensor: OutgoingTensor) -> Delivery {
+        while self.in_flight.try_join_next().is_some() {}
+        if self.in_flight.len() >= TENSORS_IN_FLIGHT as usize {
+            self.in_flight.join_next().await;
+        }
+        // Waits for the peer's leave to open another stream: that is its bound on what it holds for us.
+        let Ok(mut stream) = self.connection.open_uni().await else { return Delivery::Stopped };
+        self.in_flight.spawn(async move {
+            let mut chunks = [tensor.header_frame, tensor.frame.payload];
+            // An error means that the peer stopped the stream, for the tensor came late, or that the connection is gone. The first is
+            // counted by the peer and the second is known to whoever watches the connection.
+            if stream.write_all_chunks(&mut chunks).await.is_ok() && stream.finish().is_ok() {
+                let _ = stream.stopped().await;
+            }
+        });
+        Delivery::Passed
+    }
+}
+
+/// Reads tensors until the connection ends or the peer misbehaves.
+pub(super) async fn read(connection: Connection, incoming: Incoming) {
+    // quinn lets the peer open a new stream as soon as an old one was read, even if the tensor still waits for room in the user's queue; the
+    // permits bound those too.
+    let permits = Arc::new(Semaphore::new(TENSORS_IN_FLIGHT as usize));
+    let mut readers = JoinSet::new();
+    // The semaphore is never closed: the loop ends with the connection.
+    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+        while readers.try_join_next().is_some() {}
+        let Ok(stream) = connection.accept_uni().await else { break };
+        let incoming = incoming.clone();
+        readers.spawn(async move {
+            if let Err(misbehaviour) = read_tensor(stream, &incoming).await {
+                incoming.core.finish(CloseReason::PeerMisbehaved(misbehaviour));
+            }
+            drop(permit);
+        });
+    }
+    while readers.join_next().await.is_some() {}
+}
+
+/// Reads one tensor and hands it on. A stream that stands still holds one of the peer's own few streams; the connection's idle timeout
+/// is its deadline.
+async fn read_tensor(mut stream: RecvStream, incoming: &Incoming) -> Result<(), Misbehaviour> {
+    let Some(header_bytes) = read_header(&mut stream).await? else { return Ok(()) };
+    let (header, payload_bytes) = decode_header(&header_bytes)?;
+    if incoming.check(&header)? == Admitted::Late {
+        // Fails only if the stream is gone already.
+        let _ = stream.stop(STOPPED_LATE);
+        return Ok(());
+    }
+    let described = || format!("{:?}", header.name);
+    let Some(payload) = read_payload(&mut stream, payload_bytes)
+        .await
+        .map_err(|found| Misbehaviour::payload_length(&described(), payload_bytes, found))?
+    else {
+        return Ok(());
+    };
+    incoming.deliver_tensor(TensorFrame { header, payload }, LENGTH_BYTES + header_bytes.len()).await;
+    Ok(())
+}
+
+/// The header's bytes, or `None` if the connection ended.
+async fn read_header(stream: &mut RecvStream) -> Result<Option<Vec<u8>>, Misbehaviour> {
+    let cut_short = || Misbehaviour::malformed("tensor header", "the stream ended within it");
+    let mut length = [0; LENGTH_BYTES];
+    match stream.read_exact(&mut length).await {
+        Ok(()) => {}
+        Err(ReadExactError::ReadError(_)) => return Ok(None),
+        Err(ReadExactError::FinishedEarly(_)) => return Err(cut_short()),
+    }
+    let length = u32::from_le_bytes(length) as usize;
+    if length > HEADER_LIMIT_BYTES {
+        return Err(Misbehaviour::FrameTooLong {
+            frame: "tensor header".to_owned(),
+            found_bytes: length as u64,
+            limit_bytes: HEADER_LIMIT_BYTES as u64,
+        });
+    }
+    let mut header = vec![0; length];
+    match stream.read_exact(&mut header).await {
+        Ok(()) => Ok(Some(header)),
+        Err(ReadExactError::ReadError(_)) => Ok(None),
+        Err(ReadExactError::FinishedEarly(_)) => Err(cut_short()),
+    }
+}
+
+/// Reads exactly the announced bytes into memory that is not zeroed before. `None` if the sender gave up or the connection ended;
+/// an error says what came instead.
+async fn read_payload(stream: &mut RecvStream, payload_bytes: u64) -> Result<Option<Bytes>, String> {
+    // decode_header bounded the length by TENSOR_LIMIT_BYTES, and the admission agreed to it.
+    let wanted = payload_bytes as usize;
+    let mut payload = BytesMut::with_capacity(wanted);
+    while payload.len() < wanted {
+        let missing = wanted - payload.len();
+        match stream.read_buf(&mut (&mut payload).limit(missing)).await {
+            Ok(0) => return Err(format!("{} bytes", payload.len())),
+            Ok(_) => {}
+            Err(_) => return Ok(None),
+        }
+    }
+    match stream.read(&mut [0]).await {
+        Ok(None) => Ok(Some(payload.freeze())),
+        Ok(Some(_)) => Err("more bytes".to_owned()),
+        Err(_) => Ok(None),
+    }
+}

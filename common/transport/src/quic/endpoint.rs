@@ -1,0 +1,146 @@
+//! The two endpoints of a process and their transport settings, as measured.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{
+    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
+    TransportConfig, VarInt, congestion,
+};
+
+use super::config::{Congestion, LinkTiming, QuicConfig};
+use super::node::StartError;
+use super::protocol::Protocol;
+use super::socket::{self, MAX_DATAGRAM_BYTES, SOCKET_BUFFER_BYTES};
+use crate::identity::IdentityError;
+use crate::identity::tls::{self, Anonymous};
+
+/// Tensors that a peer may have in flight, each on a stream of its own. Twice what a component sends at a step; more would only hold more
+/// memory at the receiver.
+pub(super) const TENSORS_IN_FLIGHT: u32 = 64;
+
+/// Bytes that may be sent and not yet acknowledged on a data connection: twice four 5 MiB tensors. It is shared by all streams.
+const DATA_SEND_WINDOW_BYTES: u64 = 40 << 20;
+
+/// Bytes that a data connection may send before it has learnt anything about the path: one round trip carries a small tensor.
+const DATA_INITIAL_WINDOW_BYTES: u64 = 512 << 10;
+
+/// A first guess of the round trip's time, for how soon a lost first packet is repeated. The default, 333 ms, is the Internet's.
+const INITIAL_ROUND_TRIP: Duration = Duration::from_millis(10);
+
+/// Handshakes that an endpoint keeps waiting before it refuses more.
+const WAITING_HANDSHAKES: usize = 64;
+
+/// What a process dials and accepts with.
+#[derive(Clone)]
+pub(super) struct Endpoints {
+    pub(super) control: Endpoint,
+    pub(super) data: Endpoint,
+    pub(super) dial_control: ClientConfig,
+    pub(super) dial_data: ClientConfig,
+}
+
+impl Endpoints {
+    /// Opens both. Must be called on the runtime that will drive them.
+    pub(super) fn open(config: &QuicConfig) -> Result<Self, StartError> {
+        let control_transport = Arc::new(control_transport(&config.timing)?);
+        let data_transport = Arc::new(data_transport(config)?);
+        let dial = |protocol: Protocol, transport: &Arc<TransportConfig>| -> Result<ClientConfig, StartError> {
+            let tls = tls::client_config(&config.identity, protocol.name(config.wire_version))?;
+            client_config(tls, Arc::clone(transport))
+        };
+        let accept = |protocols: &[Protocol], anonymous, transport| -> Result<ServerConfig, StartError> {
+            let names = protocols.iter().map(|protocol| protocol.name(config.wire_version)).collect();
+            let tls = tls::server_config(&config.identity, names, anonymous)?;
+            let tls = QuicServerConfig::try_from(tls).map_err(unusable)?;
+            let mut server = ServerConfig::with_crypto(Arc::new(tls));
+            server.transport_config(transport).max_incoming(WAITING_HANDSHAKES);
+            Ok(server)
+        };
+        let accept_control = match config.enrolment {
+            Some(_) => {
+                accept(&[Protocol::Control, Protocol::Enrol], Anonymous::Allowed, Arc::clone(&control_transport))?
+            }
+            None => accept(&[Protocol::Control], Anonymous::Refused, Arc::clone(&control_transport))?,
+        };
+        let accept_data = accept(&[Protocol::Data], Anonymous::Refused, Arc::clone(&data_transport))?;
+        Ok(Self {
+            dial_control: dial(Protocol::Control, &control_transport)?,
+            dial_data: dial(Protocol::Data, &data_transport)?,
+            control: open_endpoint(config.control_address, Some(accept_control))?,
+            data: open_endpoint(config.data_address, Some(accept_data))?,
+        })
+    }
+}
+
+/// One endpoint, on a socket of our own making.
+pub(super) fn open_endpoint(address: SocketAddr, accept: Option<ServerConfig>) -> Result<Endpoint, StartError> {
+    let failed = |source: io::Error| StartError::Socket { address, source };
+    let socket = socket::open(address).map_err(failed)?;
+    let mut endpoint_config = EndpointConfig::default();
+    endpoint_config.max_udp_payload_size(MAX_DATAGRAM_BYTES).map_err(unusable)?;
+    Endpoint::new_with_abstract_socket(endpoint_config, accept, socket, Arc::new(TokioRuntime)).map_err(failed)
+}
+
+pub(super) fn client_config(
+    tls: rustls::ClientConfig,
+    transport: Arc<TransportConfig>,
+) -> Result<ClientConfig, StartError> {
+    let mut client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(unusable)?));
+    client.transport_config(transport);
+    Ok(client)
+}
+
+/// Control connections and enrolment: small, seldom, soon.
+pub(super) fn control_transport(timing: &LinkTiming) -> Result<TransportConfig, StartError> {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_idle_timeout(Some(IdleTimeout::try_from(timing.control_idle).map_err(unusable)?))
+        .keep_alive_interval(Some(timing.control_keep_alive))
+        .initial_rtt(INITIAL_ROUND_TRIP)
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None);
+    Ok(transport)
+}
+
+/// Data connections: bulk.
+fn data_transport(config: &QuicConfig) -> Result<TransportConfig, StartError> {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(MAX_DATAGRAM_BYTES);
+    let mut transport = TransportConfig::default();
+    transport
+        .max_idle_timeout(Some(IdleTimeout::try_from(config.timing.data_idle).map_err(unusable)?))
+        .keep_alive_interval(Some(config.timing.data_keep_alive))
+        .initial_rtt(INITIAL_ROUND_TRIP)
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(TENSORS_IN_FLIGHT))
+        .datagram_receive_buffer_size(None)
+        // No larger than the socket's buffer, so that one stream's burst is never dropped by our own kernel. The connection's window stays
+        // unlimited: a limit would let tensors that nobody reads block the others. What is in flight is bounded by the streams.
+        .stream_receive_window(VarInt::from_u32(SOCKET_BUFFER_BYTES as u32))
+        .send_window(DATA_SEND_WINDOW_BYTES)
+        // One tensor after the other: the first is complete sooner, the last no later.
+        .send_fairness(false)
+        .mtu_discovery_config(Some(discovery));
+    match config.congestion {
+        Congestion::Bbr => {
+            let mut bbr = congestion::BbrConfig::default();
+            bbr.initial_window(DATA_INITIAL_WINDOW_BYTES);
+            transport.congestion_controller_factory(Arc::new(bbr));
+        }
+        Congestion::Cubic => {
+            let mut cubic = congestion::CubicConfig::default();
+            cubic.initial_window(DATA_INITIAL_WINDOW_BYTES);
+            transport.congestion_controller_factory(Arc::new(cubic));
+        }
+    }
+    Ok(transport)
+}
+
+pub(super) fn unusable(error: impl ToString) -> StartError {
+    StartError::Identity(IdentityError::Cryptography { doing: "set up QUIC", reason: error.to_string() })
+}

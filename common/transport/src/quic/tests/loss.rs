@@ -1,0 +1,90 @@
+//! How links end when processes do.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Cluster, join_openly};
+use crate::PeerName;
+use crate::conformance::{tensor, within};
+use crate::link::{AdmitEverything, CloseReason, Farewell, LinkError};
+use crate::quic::ConnectError;
+
+#[tokio::test]
+async fn a_killed_peer_is_lost_within_the_idle_timeout() {
+    let cluster = Cluster::impatient();
+    let (mut a, mut b) = (cluster.worker("a").await, cluster.worker("b").await);
+    let (mut first, _second) = join_openly(&mut a, &mut b).await;
+    b.kill().await;
+    let start = Instant::now();
+    let reason = within(first.sender.closed()).await;
+    assert!(matches!(reason, CloseReason::PeerLost { .. }), "{reason}");
+    // Half a second is for a busy machine.
+    assert!(start.elapsed() < cluster.timing.control_idle + Duration::from_millis(500), "{:?}", start.elapsed());
+    assert!(within(first.tensors.tensor()).await.is_none());
+    assert!(matches!(first.sender.try_send_tensor(tensor(1, 1)), Err(LinkError::Closed(_))));
+}
+
+#[tokio::test]
+async fn a_silent_link_stays_open() {
+    let cluster = Cluster::impatient();
+    let (mut a, mut b) = (cluster.worker("a").await, cluster.worker("b").await);
+    let (first, second) = join_openly(&mut a, &mut b).await;
+    let closed = async {
+        tokio::select! { reason = first.sender.closed() => reason, reason = second.sender.closed() => reason }
+    };
+    let closed = tokio::time::timeout(cluster.timing.control_idle * 2, closed).await;
+    assert!(closed.is_err(), "{closed:?}");
+}
+
+#[tokio::test]
+async fn stopping_a_process_closes_its_links_after_what_was_sent() {
+    let cluster = Cluster::new();
+    let (mut a, mut b) = (cluster.worker("a").await, cluster.worker("b").await);
+    let (first, mut second) = join_openly(&mut a, &mut b).await;
+    first.sender.send_tensor(tensor(1, 5 << 20)).await.unwrap();
+    let start = Instant::now();
+    within(a.stop()).await;
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(within(second.tensors.tensor()).await.unwrap(), tensor(1, 5 << 20));
+    assert_eq!(within(second.sender.closed()).await, CloseReason::ClosedByPeer(Farewell::Done));
+    assert_eq!(within(first.sender.closed()).await, CloseReason::ClosedByUs(Farewell::Done));
+}
+
+#[tokio::test]
+async fn dialling_where_nobody_listens_ends_at_the_deadline() {
+    let cluster = Cluster::impatient();
+    let (a, b) = (cluster.worker("a").await, cluster.worker("b").await);
+    let (control, data) = (b.control_address(), b.data_address());
+    b.stop().await;
+    let start = Instant::now();
+    let name = PeerName::worker("b").unwrap();
+    let error = within(a.connect(&name, control, data, Arc::new(AdmitEverything))).await.err().unwrap();
+    assert!(matches!(error, ConnectError::TimedOut { .. }), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn a_rejected_link_is_explained() {
+    let cluster = Cluster::new();
+    let (a, mut b) = (cluster.worker("a").await, cluster.worker("b").await);
+    let name = PeerName::worker("b").unwrap();
+    let dialling = a.connect(&name, b.control_address(), b.data_address(), Arc::new(AdmitEverything));
+    let rejecting = async { b.accept().await.unwrap().reject(&Farewell::failed("not today")) };
+    let (dialled, ()) = within(async { tokio::join!(dialling, rejecting) }).await;
+    let error = dialled.err().unwrap();
+    assert!(
+        matches!(&error, ConnectError::ClosedByPeer { farewell: Farewell::Failed { reason }, .. } if reason == "not today"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn two_links_between_the_same_two_are_kept_apart() {
+    let cluster = Cluster::new();
+    let (mut a, mut b) = (cluster.worker("a").await, cluster.worker("b").await);
+    let (old, _old_second) = join_openly(&mut a, &mut b).await;
+    let (new, mut new_second) = join_openly(&mut a, &mut b).await;
+    old.sender.close(Farewell::Superseded);
+    new.sender.send_tensor(tensor(1, 100)).await.unwrap();
+    assert_eq!(within(new_second.tensors.tensor()).await.unwrap(), tensor(1, 100));
+}

@@ -1,0 +1,79 @@
+//! What is particular to links over QUIC: trust, enrolment, strangers, loss.
+
+mod enrolment;
+mod loss;
+mod strangers;
+mod trust;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{LinkTiming, QuicConfig, QuicNode};
+use crate::identity::{ClusterAuthority, Identity};
+use crate::link::{Admission, AdmitEverything, Link};
+use crate::{PeerName, WorkerName};
+
+/// Where tests listen.
+pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// An authority and the processes that it certifies.
+pub(crate) struct Cluster {
+    pub(crate) authority: Arc<ClusterAuthority>,
+    pub(crate) timing: LinkTiming,
+}
+
+impl Cluster {
+    pub(crate) fn new() -> Self {
+        Self { authority: Arc::new(ClusterAuthority::ephemeral().unwrap()), timing: LinkTiming::default() }
+    }
+
+    /// Loses peers and gives up handshakes soon.
+    pub(crate) fn impatient() -> Self {
+        let timing = LinkTiming {
+            control_idle: Duration::from_millis(400),
+            control_keep_alive: Duration::from_millis(80),
+            handshake: Duration::from_millis(400),
+            ..LinkTiming::default()
+        };
+        Self { timing, ..Self::new() }
+    }
+
+    pub(crate) fn identity(&self, name: &str) -> Identity {
+        self.authority.local_worker_identity(&WorkerName::new(name).unwrap()).unwrap()
+    }
+
+    pub(crate) fn config(&self, identity: Identity) -> QuicConfig {
+        QuicConfig { timing: self.timing, ..QuicConfig::new(identity, LOOPBACK) }
+    }
+
+    pub(crate) async fn worker(&self, name: &str) -> QuicNode {
+        QuicNode::start(self.config(self.identity(name))).await.unwrap()
+    }
+
+    /// A coordinator that enrols.
+    pub(crate) async fn coordinator(&self) -> QuicNode {
+        let mut config = self.config(self.authority.coordinator_identity().unwrap());
+        config.enrolment = Some(Arc::clone(&self.authority) as Arc<_>);
+        QuicNode::start(config).await.unwrap()
+    }
+}
+
+/// Links worker "a" (the first) to worker "b", which "a" dials.
+pub(crate) async fn join(
+    first: &mut QuicNode,
+    second: &mut QuicNode,
+    first_admission: Arc<dyn Admission>,
+    second_admission: Arc<dyn Admission>,
+) -> (Link, Link) {
+    let name = PeerName::worker("b").unwrap();
+    let dialling = first.connect(&name, second.control_address(), second.data_address(), first_admission);
+    let accepting = async { second.accept().await.unwrap().accept(second_admission) };
+    let (dialled, accepted) = tokio::join!(dialling, accepting);
+    (dialled.unwrap(), accepted)
+}
+
+/// As [`join`], admitting everything.
+pub(crate) async fn join_openly(first: &mut QuicNode, second: &mut QuicNode) -> (Link, Link) {
+    join(first, second, Arc::new(AdmitEverything), Arc::new(AdmitEverything)).await
+}
