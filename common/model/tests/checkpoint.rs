@@ -25,8 +25,11 @@ fn no_hub() -> Result<HubSettings, CheckpointError> {
     panic!("a folder needs no hub")
 }
 
-/// A checkpoint with an index and one file of weights: names, and for each the values of a tensor of one axis.
-fn checkpoint_with(files: &[(&str, &[(&str, &[f32])])]) -> TempDir {
+/// The tensors of a file: names, and for each the values of its one axis.
+type Tensors<'a> = [(&'a str, &'a [f32])];
+
+/// A checkpoint with an index and these files of weights.
+fn checkpoint_with(files: &[(&str, &Tensors)]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("model_index.json"), r#"{"_class_name": "StableDiffusionPipeline"}"#).unwrap();
     for (file, tensors) in files {
@@ -40,7 +43,7 @@ fn write_file(path: &Path, content: &[u8]) {
     fs::write(path, content).unwrap();
 }
 
-fn safetensors(tensors: &[(&str, &[f32])]) -> Vec<u8> {
+fn safetensors(tensors: &Tensors) -> Vec<u8> {
     let stored: Vec<StoredTensor> = tensors.iter().map(|(_, values)| StoredTensor::from_f32(vec![], values)).collect();
     let views = tensors.iter().zip(&stored).map(|((name, values), stored)| {
         let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![values.len()], &stored.bytes);

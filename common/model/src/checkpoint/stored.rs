@@ -99,7 +99,7 @@ where
 {
     const BLOCK: usize = 1024;
     let mut values = vec![0.0; bytes.len() / 2];
-    let mut block = vec![from_bits(0); BLOCK];
+    let mut block = [from_bits(0); BLOCK];
     for (source, target) in bytes.chunks(2 * BLOCK).zip(values.chunks_mut(BLOCK)) {
         for (element, &bits) in block.iter_mut().zip(source.as_chunks().0) {
             *element = from_bits(u16::from_le_bytes(bits));

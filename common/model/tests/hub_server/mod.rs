@@ -134,7 +134,7 @@ impl State {
         let headers = format!(
             "ETag: \"{:x}-{}\"\r\nX-Repo-Commit: {COMMIT}\r\nContent-Range: bytes {start}-{}/{}\r\n",
             content.len(),
-            file.replace('/', "-").replace('.', "-"),
+            file.replace(['/', '.'], "-"),
             end - 1,
             content.len()
         );
