@@ -7,6 +7,7 @@ use asyncdiff_model::ModelError;
 use asyncdiff_model::checkpoint::{Checkpoint, Weights};
 use asyncdiff_model::kernels::Kernels;
 use asyncdiff_model::text_encoder::{ClipTextConfig, ClipTextEncoder};
+use asyncdiff_model::tokenizer::{ClipTokenizer, TokenizerFiles};
 use candle_core::Device;
 use golden_parts::{GoldenParts, TOLERANCE, demo_model, relative_error};
 
@@ -55,20 +56,20 @@ fn the_encoder_asks_for_exactly_the_checkpoints_parameters() {
 }
 
 #[test]
-fn the_demo_models_encoder_loads_from_names_without_their_prefix() {
+fn the_demo_models_encoder_loads_from_names_without_their_prefix_and_encodes_a_caption() {
     let checkpoint = Checkpoint::folder(&demo_model()).unwrap();
     let config_text = checkpoint.text("text_encoder/config.json").unwrap();
     let config = ClipTextConfig::from_json("text_encoder/config.json", &config_text).unwrap();
     let weights = checkpoint.weights("text_encoder").unwrap();
     assert!(config.weight_specs().unwrap().iter().all(|spec| weights.contains(&spec.name)));
     let encoder = ClipTextEncoder::new(&config, &weights, &Kernels::for_device(&Device::Cpu)).unwrap();
-    let mut tokens = vec![vec![1; 77]];
-    tokens[0][0] = 0;
-    let encoding = encoder.encode(&tokens).unwrap();
+    let tokenizer = ClipTokenizer::new(&TokenizerFiles::read(&checkpoint, "tokenizer").unwrap()).unwrap();
+    let prompt = tokenizer.encode("a red circle on a white background").unwrap();
+    let encoding = encoder.encode(&[prompt.ids]).unwrap();
     assert_eq!(encoding.last_hidden_state.dims(), [1, 77, 128]);
     assert!(encoding.projected.is_none());
-    let sum = encoding.last_hidden_state.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
-    assert!(sum.is_finite() && sum > 0.01, "mean square {sum}");
+    let mean_square = encoding.last_hidden_state.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
+    assert!(mean_square.is_finite() && mean_square > 0.01, "{mean_square}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ const LENGTH: usize = 77;
 /// Tokenizers that know no longest prompt say 10^30; no text encoder has as many positions as this.
 const LENGTH_LIMIT: u64 = 1 << 16;
 
-/// The contents of a tokenizer's files. They are small, so they also travel: a worker needs no checkpoint.
+/// The contents of a tokenizer's files: at most a few megabytes of text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenizerFiles {
     /// `tokenizer.json`: everything in one file.
