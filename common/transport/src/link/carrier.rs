@@ -120,20 +120,24 @@ impl Incoming {
         }
     }
 
-    /// Hands a control frame to the user, waiting for room.
+    /// Hands a control frame to the user, waiting for room. It is counted before the user can see it.
     pub(crate) async fn deliver_control(&self, frame: Bytes) {
-        let bytes = frame.len();
-        match self.control.send(frame).await {
-            Ok(()) => self.core.counters.received_control(LENGTH_BYTES + bytes),
+        match self.control.reserve().await {
+            Ok(room) => {
+                self.core.counters.received_control(LENGTH_BYTES + frame.len());
+                room.send(frame);
+            }
             Err(_) => self.core.counters.discarded_frame(),
         }
     }
 
     /// Hands a tensor to the user, waiting for room. `header_bytes` is the length of the header's frame.
     pub(crate) async fn deliver_tensor(&self, frame: TensorFrame, header_bytes: usize) {
-        let payload_bytes = frame.payload.len();
-        match self.tensors.send(frame).await {
-            Ok(()) => self.core.counters.received_tensor(header_bytes, payload_bytes),
+        match self.tensors.reserve().await {
+            Ok(room) => {
+                self.core.counters.received_tensor(header_bytes, frame.payload.len());
+                room.send(frame);
+            }
             Err(_) => self.core.counters.discarded_frame(),
         }
     }

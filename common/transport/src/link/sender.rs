@@ -68,33 +68,24 @@ impl LinkSender {
     /// Sends a control frame, waiting for room. Control frames arrive in the order in which they were sent.
     pub async fn send_control(&self, frame: Bytes) -> Result<(), LinkError> {
         self.check_control(&frame)?;
-        let bytes = frame.len();
-        tokio::select! {
-            sent = self.control.send(frame) => sent.map_err(|_| self.gone())?,
-            reason = self.closed() => return Err(LinkError::Closed(reason)),
-        }
-        self.handle.0.counters.sent_control(LENGTH_BYTES + bytes);
+        let room = self.room(&self.control).await?;
+        self.put_control(room, frame);
         Ok(())
     }
 
     /// Sends a control frame if there is room for it now. May be called from any thread.
     pub fn try_send_control(&self, frame: Bytes) -> Result<(), LinkError> {
         self.check_control(&frame)?;
-        let bytes = frame.len();
-        self.control.try_send(frame).map_err(|error| self.not_taken(&error))?;
-        self.handle.0.counters.sent_control(LENGTH_BYTES + bytes);
+        let room = self.control.try_reserve().map_err(|error| self.no_room(&error))?;
+        self.put_control(room, frame);
         Ok(())
     }
 
     /// Sends a tensor, waiting for room. Tensors may arrive in any order.
     pub async fn send_tensor(&self, frame: TensorFrame) -> Result<(), LinkError> {
         let tensor = self.check_tensor(frame)?;
-        let (header_bytes, payload_bytes) = (tensor.header_frame.len(), tensor.frame.payload.len());
-        tokio::select! {
-            sent = self.tensors.send(tensor) => sent.map_err(|_| self.gone())?,
-            reason = self.closed() => return Err(LinkError::Closed(reason)),
-        }
-        self.handle.0.counters.sent_tensor(header_bytes, payload_bytes);
+        let room = self.room(&self.tensors).await?;
+        self.put_tensor(room, tensor);
         Ok(())
     }
 
@@ -102,9 +93,8 @@ impl LinkSender {
     /// over an output and go on computing.
     pub fn try_send_tensor(&self, frame: TensorFrame) -> Result<(), LinkError> {
         let tensor = self.check_tensor(frame)?;
-        let (header_bytes, payload_bytes) = (tensor.header_frame.len(), tensor.frame.payload.len());
-        self.tensors.try_send(tensor).map_err(|error| self.not_taken(&error))?;
-        self.handle.0.counters.sent_tensor(header_bytes, payload_bytes);
+        let room = self.tensors.try_reserve().map_err(|error| self.no_room(&error))?;
+        self.put_tensor(room, tensor);
         Ok(())
     }
 
@@ -163,10 +153,28 @@ impl LinkSender {
         }
     }
 
-    fn not_taken<T>(&self, error: &TrySendError<T>) -> LinkError {
+    async fn room<'a, T>(&self, queue: &'a mpsc::Sender<T>) -> Result<mpsc::Permit<'a, T>, LinkError> {
+        tokio::select! {
+            room = queue.reserve() => room.map_err(|_| self.gone()),
+            reason = self.closed() => Err(LinkError::Closed(reason)),
+        }
+    }
+
+    fn put_control(&self, room: mpsc::Permit<'_, Bytes>, frame: Bytes) {
+        // Counted before the carrier can see it, so that a peer's answer never comes before the count.
+        self.handle.0.counters.sent_control(LENGTH_BYTES + frame.len());
+        room.send(frame);
+    }
+
+    fn put_tensor(&self, room: mpsc::Permit<'_, OutgoingTensor>, tensor: OutgoingTensor) {
+        self.handle.0.counters.sent_tensor(tensor.header_frame.len(), tensor.frame.payload.len());
+        room.send(tensor);
+    }
+
+    fn no_room(&self, error: &TrySendError<()>) -> LinkError {
         match error {
-            TrySendError::Full(_) => LinkError::Full,
-            TrySendError::Closed(_) => self.gone(),
+            TrySendError::Full(()) => LinkError::Full,
+            TrySendError::Closed(()) => self.gone(),
         }
     }
 
