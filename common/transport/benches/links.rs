@@ -79,7 +79,7 @@ async fn quic_pair() -> (Link, Link, (QuicNode, QuicNode)) {
         let identity = authority.local_worker_identity(&worker(name)).expect("a certificate is signed");
         QuicNode::start(QuicConfig::new(identity, IpAddr::V4(Ipv4Addr::LOCALHOST))).await.expect("loopback is free")
     };
-    let (a, mut b) = (node("a").await, node("b").await);
+    let (a, b) = (node("a").await, node("b").await);
     let (name, control, data) = (PeerName::Worker(worker("b")), b.control_address(), b.data_address());
     let dialling = a.connect(&name, control, data, Arc::new(AdmitEverything));
     let accepting = async { b.accept().await.expect("a dials").accept(Arc::new(AdmitEverything)) };

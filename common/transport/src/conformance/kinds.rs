@@ -57,8 +57,8 @@ impl Kind for SlowFaulty {
 impl Kind for Quic {
     async fn pair(&self, first: Arc<dyn Admission>, second: Arc<dyn Admission>) -> Pair {
         let cluster = quic::tests::Cluster::new();
-        let (mut a, mut b) = (cluster.worker("a").await, cluster.worker("b").await);
-        let (first, second) = quic::tests::join(&mut a, &mut b, first, second).await;
+        let (a, b) = (cluster.worker("a").await, cluster.worker("b").await);
+        let (first, second) = quic::tests::join(&a, &b, first, second).await;
         Pair { first, second, support: Box::new((a, b)) }
     }
 }

@@ -22,10 +22,12 @@ mod dial;
 mod endpoint;
 mod enrol;
 mod failure;
+mod network;
 mod node;
 mod pairing;
 mod protocol;
 mod socket;
+mod thread;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -2,38 +2,31 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::runtime::Builder;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
-use super::accept::{self, Acceptor};
 use super::carrier::{Carriers, Connections, Side};
 use super::config::QuicConfig;
 use super::dial::{self, ConnectError, Target};
 use super::endpoint::Endpoints;
 use super::failure::FAREWELL_CODE;
-use super::pairing::Pairing;
+use super::thread::{self, Started, Stop};
 use crate::PeerName;
 use crate::identity::IdentityError;
 use crate::link::{Admission, Farewell, Link};
 
-/// Links that may wait to be accepted. More are refused by running into the dialler's deadline.
-const WAITING_LINKS: usize = 64;
-
-/// How long a stopping node waits, once its links are closed, until its peers have heard the farewell.
-const STOP_DEADLINE: Duration = Duration::from_millis(500);
-
 /// A process's QUIC endpoints. Dropping it closes all links; [`stop`](Self::stop) also waits until the peers know.
 pub struct QuicNode {
     dialler: Dialler,
-    incoming: mpsc::Receiver<IncomingLink>,
+    incoming: AsyncMutex<mpsc::Receiver<IncomingLink>>,
     addresses: (SocketAddr, SocketAddr),
-    stop: Option<oneshot::Sender<Stop>>,
-    stopped: oneshot::Receiver<()>,
+    stop: Mutex<Option<oneshot::Sender<Stop>>>,
+    /// Closes when the thread has ended.
+    stopped: watch::Receiver<()>,
 }
 
 /// Dials peers. Clones dial from the same endpoints, so that actors can each have one.
@@ -75,32 +68,16 @@ pub enum StartError {
     },
 }
 
-/// How the thread is to end.
-enum Stop {
-    /// Without a word, as a killed process does.
-    #[cfg(test)]
-    Killed,
-    /// After telling the peers.
-    Orderly,
-}
-
-struct Started {
-    endpoints: Endpoints,
-    carriers: Carriers,
-    incoming: mpsc::Receiver<IncomingLink>,
-}
-
 impl QuicNode {
     /// Opens the endpoints and starts their thread.
     pub async fn start(config: QuicConfig) -> Result<Self, StartError> {
         let handshake = config.timing.handshake;
         let (started_sender, started) = oneshot::channel();
         let (stop, stop_receiver) = oneshot::channel();
-        let (stopped_sender, stopped) = oneshot::channel();
+        let (stopped_sender, stopped) = watch::channel(());
         let body = move || {
-            run_thread(config, started_sender, stop_receiver);
-            // The receiver is gone when nobody waits for the end.
-            let _ = stopped_sender.send(());
+            thread::run(config, started_sender, stop_receiver);
+            drop(stopped_sender);
         };
         std::thread::Builder::new()
             .name("quic".to_owned())
@@ -114,7 +91,7 @@ impl QuicNode {
         let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
         let addresses = (listening(&endpoints.control, unspecified)?, listening(&endpoints.data, unspecified)?);
         let dialler = Dialler { endpoints, carriers, handshake };
-        Ok(Self { dialler, incoming, addresses, stop: Some(stop), stopped })
+        Ok(Self { dialler, incoming: AsyncMutex::new(incoming), addresses, stop: Mutex::new(Some(stop)), stopped })
     }
 
     /// Where the control endpoint listens.
@@ -129,9 +106,9 @@ impl QuicNode {
         self.addresses.1
     }
 
-    /// The next link that a peer dials; `None` once the endpoints have stopped.
-    pub async fn accept(&mut self) -> Option<IncomingLink> {
-        self.incoming.recv().await
+    /// The next link that a peer dials; `None` once the endpoints have stopped. Callers take turns.
+    pub async fn accept(&self) -> Option<IncomingLink> {
+        self.incoming.lock().await.recv().await
     }
 
     /// Dials a peer: see [`Dialler::connect`].
@@ -153,24 +130,31 @@ impl QuicNode {
 
     /// Closes all links, after what they have accepted was sent, and waits until the peers know and the thread has ended: some
     /// milliseconds, or up to four seconds if a peer does not answer.
-    pub async fn stop(mut self) {
+    pub async fn stop(&self) {
         self.signal(Stop::Orderly);
-        // An error means that the thread is gone.
-        let _ = (&mut self.stopped).await;
+        self.ended().await;
     }
 
     /// Ends the thread as a killed process would: nobody is told.
     #[cfg(test)]
-    pub(super) async fn kill(mut self) {
+    pub(super) async fn kill(self) {
         self.signal(Stop::Killed);
-        let _ = (&mut self.stopped).await;
+        self.ended().await;
     }
 
-    fn signal(&mut self, how: Stop) {
-        if let Some(stop) = self.stop.take() {
+    fn signal(&self, how: Stop) {
+        // Nothing can panic while it is locked.
+        let stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(stop) = stop {
             // An error means that the thread is gone.
             let _ = stop.send(how);
         }
+    }
+
+    async fn ended(&self) {
+        let mut stopped = self.stopped.clone();
+        // Nothing is ever sent: an error is the end.
+        while stopped.changed().await.is_ok() {}
     }
 }
 
@@ -223,59 +207,6 @@ impl Drop for QuicNode {
     fn drop(&mut self) {
         self.signal(Stop::Orderly);
     }
-}
-
-/// The thread's body: a runtime of its own for both endpoints and all their links.
-fn run_thread(
-    config: QuicConfig,
-    started: oneshot::Sender<Result<Started, StartError>>,
-    stop: oneshot::Receiver<Stop>,
-) {
-    let runtime = match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(source) => {
-            // An error means that the starter gave up.
-            let _ = started.send(Err(StartError::Thread { source }));
-            return;
-        }
-    };
-    runtime.block_on(async {
-        let endpoints = match Endpoints::open(&config) {
-            Ok(endpoints) => endpoints,
-            Err(error) => {
-                let _ = started.send(Err(error));
-                return;
-            }
-        };
-        let carriers = Carriers::new();
-        let (links, incoming) = mpsc::channel(WAITING_LINKS);
-        let acceptor = Arc::new(Acceptor { config, pairing: Pairing::default(), carriers: carriers.clone(), links });
-        let mut acceptors = JoinSet::new();
-        acceptors.spawn(accept::run(endpoints.control.clone(), Arc::clone(&acceptor)));
-        acceptors.spawn(accept::run(endpoints.data.clone(), acceptor));
-        let answer = Started { endpoints: endpoints.clone(), carriers: carriers.clone(), incoming };
-        if started.send(Ok(answer)).is_err() {
-            return;
-        }
-        match stop.await {
-            #[cfg(test)]
-            Ok(Stop::Killed) => {}
-            // The sender lives in the node, which signals when it is dropped.
-            Ok(Stop::Orderly) | Err(_) => {
-                acceptors.abort_all();
-                carriers.stop().await;
-                let farewell = Farewell::Done.to_wire();
-                endpoints.control.close(FAREWELL_CODE, &farewell);
-                endpoints.data.close(FAREWELL_CODE, &farewell);
-                let idle = async { tokio::join!(endpoints.control.wait_idle(), endpoints.data.wait_idle()) };
-                if tokio::time::timeout(STOP_DEADLINE, idle).await.is_err() {
-                    tracing::debug!("stopped although a peer has not acknowledged the farewell");
-                }
-            }
-        }
-    });
-    // An enrolment may still be writing to disk.
-    runtime.shutdown_timeout(STOP_DEADLINE);
 }
 
 struct AbortOnDrop<T>(JoinHandle<T>);

@@ -32,7 +32,7 @@ async fn refused(token: &JoinToken) -> EnrolError {
 #[tokio::test]
 async fn a_worker_enrols_with_the_line_and_links_to_the_coordinator() {
     let cluster = Cluster::new();
-    let mut coordinator = cluster.coordinator().await;
+    let coordinator = cluster.coordinator().await;
     let line = invite(&cluster.authority, &coordinator, MINUTE).to_string();
     let (token, key) = (line.parse::<JoinToken>().unwrap(), NodeKey::generate().unwrap());
     let name = WorkerName::new("a").unwrap();

@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Cluster, join_openly};
+use asyncdiff_common::wire::Endpoint;
+
+use super::{Cluster, LOOPBACK, join_openly};
 use crate::PeerName;
 use crate::conformance::{tensor, within};
 use crate::link::{AdmitEverything, CloseReason, Farewell, LinkError};
+use crate::network::{DialError, Network};
 use crate::quic::ConnectError;
 
 #[tokio::test]
 async fn a_killed_peer_is_lost_within_the_idle_timeout() {
     let cluster = Cluster::impatient();
-    let (mut a, mut b) = (cluster.worker("a").await, cluster.worker("b").await);
-    let (mut first, _second) = join_openly(&mut a, &mut b).await;
+    let (a, b) = (cluster.worker("a").await, cluster.worker("b").await);
+    let (mut first, _second) = join_openly(&a, &b).await;
     b.kill().await;
     let start = Instant::now();
     let reason = within(first.sender.closed()).await;
@@ -27,8 +30,8 @@ async fn a_killed_peer_is_lost_within_the_idle_timeout() {
 #[tokio::test]
 async fn a_silent_link_stays_open() {
     let cluster = Cluster::impatient();
-    let (mut a, mut b) = (cluster.worker("a").await, cluster.worker("b").await);
-    let (first, second) = join_openly(&mut a, &mut b).await;
+    let (a, b) = (cluster.worker("a").await, cluster.worker("b").await);
+    let (first, second) = join_openly(&a, &b).await;
     let closed = async {
         tokio::select! { reason = first.sender.closed() => reason, reason = second.sender.closed() => reason }
     };
@@ -39,8 +42,8 @@ async fn a_silent_link_stays_open() {
 #[tokio::test]
 async fn stopping_a_process_closes_its_links_after_what_was_sent() {
     let cluster = Cluster::new();
-    let (mut a, mut b) = (cluster.worker("a").await, cluster.worker("b").await);
-    let (first, mut second) = join_openly(&mut a, &mut b).await;
+    let (a, b) = (cluster.worker("a").await, cluster.worker("b").await);
+    let (first, mut second) = join_openly(&a, &b).await;
     first.sender.send_tensor(tensor(1, 5 << 20)).await.unwrap();
     let start = Instant::now();
     within(a.stop()).await;
@@ -66,7 +69,7 @@ async fn dialling_where_nobody_listens_ends_at_the_deadline() {
 #[tokio::test]
 async fn a_rejected_link_is_explained() {
     let cluster = Cluster::new();
-    let (a, mut b) = (cluster.worker("a").await, cluster.worker("b").await);
+    let (a, b) = (cluster.worker("a").await, cluster.worker("b").await);
     let name = PeerName::worker("b").unwrap();
     let dialling = a.connect(&name, b.control_address(), b.data_address(), Arc::new(AdmitEverything));
     let rejecting = async { b.accept().await.unwrap().reject(&Farewell::failed("not today")) };
@@ -81,10 +84,29 @@ async fn a_rejected_link_is_explained() {
 #[tokio::test]
 async fn two_links_between_the_same_two_are_kept_apart() {
     let cluster = Cluster::new();
-    let (mut a, mut b) = (cluster.worker("a").await, cluster.worker("b").await);
-    let (old, _old_second) = join_openly(&mut a, &mut b).await;
-    let (new, mut new_second) = join_openly(&mut a, &mut b).await;
+    let (a, b) = (cluster.worker("a").await, cluster.worker("b").await);
+    let (old, _old_second) = join_openly(&a, &b).await;
+    let (new, mut new_second) = join_openly(&a, &b).await;
     old.sender.close(Farewell::Superseded);
     new.sender.send_tensor(tensor(1, 100)).await.unwrap();
     assert_eq!(within(new_second.tensors.tensor()).await.unwrap(), tensor(1, 100));
+}
+
+#[tokio::test]
+async fn a_name_leads_to_a_peer_and_a_stranger_is_refused_for_good() {
+    let (cluster, other) = (Cluster::new(), Cluster::new());
+    let (a, b, stranger) = (cluster.worker("a").await, cluster.worker("b").await, other.worker("b").await);
+    let (network, name): (&dyn Network, _) = (&a, PeerName::worker("b").unwrap());
+    let mut endpoint = b.endpoint();
+    assert_eq!(endpoint.host, LOOPBACK.to_string());
+    endpoint.host = "localhost".to_owned();
+    let dialling = network.connect(&name, &endpoint, Arc::new(AdmitEverything));
+    let accepting = async { Network::accept(&b).await.unwrap().accept(Arc::new(AdmitEverything)) };
+    let (dialled, accepted) = within(async { tokio::join!(dialling, accepting) }).await;
+    assert_eq!([dialled.unwrap().peer(), accepted.peer()], [&name, &PeerName::worker("a").unwrap()]);
+    let refused = within(network.connect(&name, &stranger.endpoint(), Arc::new(AdmitEverything))).await;
+    assert!(matches!(refused, Err(DialError::Refused { .. })));
+    let nowhere = Endpoint { host: String::new(), ..b.endpoint() };
+    let unreachable = within(network.connect(&name, &nowhere, Arc::new(AdmitEverything))).await;
+    assert!(matches!(unreachable, Err(DialError::Unreachable { .. })));
 }

@@ -61,8 +61,8 @@ impl Cluster {
 
 /// Links worker "a" (the first) to worker "b", which "a" dials.
 pub(crate) async fn join(
-    first: &mut QuicNode,
-    second: &mut QuicNode,
+    first: &QuicNode,
+    second: &QuicNode,
     first_admission: Arc<dyn Admission>,
     second_admission: Arc<dyn Admission>,
 ) -> (Link, Link) {
@@ -74,6 +74,6 @@ pub(crate) async fn join(
 }
 
 /// As [`join`], admitting everything.
-pub(crate) async fn join_openly(first: &mut QuicNode, second: &mut QuicNode) -> (Link, Link) {
+pub(crate) async fn join_openly(first: &QuicNode, second: &QuicNode) -> (Link, Link) {
     join(first, second, Arc::new(AdmitEverything), Arc::new(AdmitEverything)).await
 }

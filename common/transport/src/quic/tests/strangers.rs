@@ -39,7 +39,7 @@ struct Stranger {
 impl Stranger {
     async fn new() -> Self {
         let cluster = Cluster::new();
-        let mut node = cluster.worker("b").await;
+        let node = cluster.worker("b").await;
         let endpoints = Endpoints::open(&cluster.config(cluster.identity("a"))).unwrap();
         let target = Target {
             peer: PeerName::worker("b").unwrap(),
@@ -152,8 +152,8 @@ async fn an_abandoned_tensor_harms_nobody() {
 #[tokio::test]
 async fn random_datagrams_disturb_no_link() {
     let cluster = Cluster::new();
-    let (mut a, mut b) = (cluster.worker("a").await, cluster.worker("b").await);
-    let (first, mut second) = join_openly(&mut a, &mut b).await;
+    let (a, b) = (cluster.worker("a").await, cluster.worker("b").await);
+    let (first, mut second) = join_openly(&a, &b).await;
     let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     for seed in 0..300 {
         let datagram = noise(seed, 1 + (seed as usize * 53) % 1500);
@@ -181,7 +181,7 @@ async fn a_peer_of_another_version_is_named_as_such() {
 #[tokio::test]
 async fn half_a_link_is_given_up_at_the_deadline() {
     let cluster = Cluster::impatient();
-    let mut node = cluster.worker("b").await;
+    let node = cluster.worker("b").await;
     let endpoints = Endpoints::open(&cluster.config(cluster.identity("a"))).unwrap();
     let name = PeerName::worker("b").unwrap().dns_name();
     let connection = endpoints.control.connect_with(endpoints.dial_control, node.control_address(), &name).unwrap();

@@ -63,7 +63,7 @@ async fn a_certificate_of_a_cannot_be_used_as_b() {
 #[tokio::test]
 async fn without_a_certificate_one_can_only_enrol() {
     let cluster = Cluster::new();
-    let mut coordinator = cluster.coordinator().await;
+    let coordinator = cluster.coordinator().await;
     let (control, data) = (coordinator.control_address(), coordinator.data_address());
     let anonymous = |protocol: Protocol| {
         tls::pinned_client_config(cluster.authority.fingerprint(), protocol.name(WIRE_VERSION)).unwrap()
@@ -84,7 +84,7 @@ async fn without_a_certificate_one_can_only_enrol() {
 #[tokio::test]
 async fn a_workers_data_connection_cannot_be_joined_to_anothers_link() {
     let cluster = Cluster::impatient();
-    let (mut coordinator, number) = (cluster.coordinator().await, [7; 16]);
+    let (coordinator, number) = (cluster.coordinator().await, [7; 16]);
     let name = PeerName::Coordinator;
     let control = tls_of(&cluster.identity("a"), Protocol::Control);
     let control = within(connect(control, coordinator.control_address(), &name)).await.unwrap();
