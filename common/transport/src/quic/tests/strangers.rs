@@ -9,12 +9,13 @@ use quinn::Connection;
 
 use super::{Cluster, join_openly};
 use crate::PeerName;
-use crate::conformance::{noise, tensor, within};
+use crate::conformance::{noise, tensor, until, within};
 use crate::link::{Admission, AdmitEverything, CloseReason, Farewell, Link, Misbehaviour, Refusal};
 use crate::quic::carrier::Connections;
 use crate::quic::dial::{self, Target};
 use crate::quic::endpoint::Endpoints;
 use crate::quic::failure::{Failure, classify};
+use crate::quic::socket::MAX_DATAGRAM_BYTES;
 use crate::quic::{ConnectError, QuicNode};
 
 /// Accepts up to a mebibyte.
@@ -193,4 +194,17 @@ async fn half_a_link_is_given_up_at_the_deadline() {
         _ = node.accept() => panic!("half a link was accepted"),
     };
     assert!(matches!(closed, Failure::Farewell(Farewell::Failed { .. })), "{closed:?}");
+}
+
+/// Guards against a silent loss of two thirds of the throughput: see `CappedSocket`.
+#[tokio::test]
+async fn bulk_travels_in_jumbo_datagrams_where_the_network_has_them() {
+    let mut stranger = Stranger::new().await;
+    for number in 0..16 {
+        let frame = tensor(number, 1 << 20);
+        stranger.write_data(&[&header_frame(&frame.header), &frame.payload]).await;
+        within(stranger.link.tensors.tensor()).await.unwrap();
+    }
+    let found = || stranger.hands.data.stats().path.current_mtu;
+    until(|| found() == MAX_DATAGRAM_BYTES).await;
 }
