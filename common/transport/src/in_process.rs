@@ -1,6 +1,7 @@
 //! Links between two ends in one process: for simulated clusters, and for a worker in the coordinator's own process.
 //!
-//! Payloads are passed by reference. Everything else is as on any link: the same queues, admission, counters and reasons.
+//! Payloads are passed by reference. Everything else is as on any link: the same queues, admission, counters and
+//! reasons.
 
 use std::sync::Arc;
 
@@ -21,7 +22,8 @@ pub struct End {
 
 /// Makes a link between two ends: the first's end of it (whose peer is the second) and the second's.
 ///
-/// Must be called on a tokio runtime, which carries the frames. The tasks end when the link closes, and dropping it closes it.
+/// Must be called on a tokio runtime, which carries the frames. The tasks end when the link closes, and dropping it
+/// closes it.
 #[must_use]
 pub fn pair(first: End, second: End) -> (Link, Link) {
     let (first_link, first_outgoing, first_incoming) = open(second.name, None, first.admission);

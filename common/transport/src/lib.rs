@@ -7,8 +7,8 @@
 //! - [`network`]: how actors reach other processes, whatever carries the links; simulated clusters.
 //! - [`faulty`]: a network that misbehaves on purpose, for tests.
 //!
-//! Control frames are opaque bytes here; tensors are a header and raw bytes. This crate knows neither jobs nor plans: what may come in
-//! is decided by an [`Admission`](link::Admission) that the user of a link gives.
+//! Control frames are opaque bytes here; tensors are a header and raw bytes. This crate knows neither jobs nor plans:
+//! what may come in is decided by an [`Admission`](link::Admission) that the user of a link gives.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

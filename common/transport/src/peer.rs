@@ -1,7 +1,7 @@
 //! Who a process is: its role and name, and how both are written into its certificate.
 //!
-//! A name is never a field of a message. It is read from the certificate that the peer proved to own, so that nobody can
-//! claim another's.
+//! A name is never a field of a message. It is read from the certificate that the peer proved to own, so that nobody
+//! can claim another's.
 
 use std::fmt;
 use std::sync::Arc;
@@ -43,7 +43,8 @@ pub enum PeerName {
 pub enum NameError {
     /// Not a DNS label in lower case.
     #[error(
-        "{found:?} is no worker name\nhint: use 1 to {WORKER_NAME_LIMIT} characters of a-z, 0-9 and '-', neither first nor last a '-'"
+        "{found:?} is no worker name\n\
+        hint: use 1 to {WORKER_NAME_LIMIT} characters of a-z, 0-9 and '-', neither first nor last a '-'"
     )]
     NotALabel {
         /// The text.

@@ -8,7 +8,7 @@ use asyncdiff_common::codec;
 use asyncdiff_common::wire::{TensorHeader, TensorName};
 use asyncdiff_plan::Epoch;
 use bytes::Bytes;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::kinds::{Kind, Pair};
 use super::{noise, tensor, until};
@@ -216,15 +216,15 @@ pub(crate) async fn bulk_does_not_delay_control(kind: &impl Kind) {
             let start = Instant::now();
             first.sender.send_control(vec![number].into()).await.unwrap();
             assert_eq!(first.control.control().await.unwrap(), vec![number]);
-            // Measured: 13 ms at the 99th percentile, 168 ms on a shared connection. The rest is for a machine that tests share.
+            // Measured: 13 ms at the 99th percentile, 168 ms on a shared connection. The rest is for a machine that
+            // tests share.
             assert!(start.elapsed() < Duration::from_secs(1), "waited {:?}", start.elapsed());
         }
     };
+    let both = async { tokio::join!(ping, collect(&mut second.tensors, bulk.len())) };
     tokio::select! {
         () = echo => panic!("the link closed"),
-        (_, received) = async { tokio::join!(ping, timeout(Duration::from_secs(15), collect(&mut second.tensors, 8))) } => {
-            assert_eq!(received.unwrap().len(), 8);
-        }
+        (_, received) = both => assert_eq!(received.len(), bulk.len()),
     }
 }
 

@@ -17,11 +17,11 @@ pub enum Direction {
 pub struct Faults {
     /// Time on the way for every frame. Default: none. A tensor takes it besides the time that its bytes take.
     pub delay: Duration,
-    /// Up to this much more for each tensor, by chance, so that tensors overtake each other. Default: none, which keeps their order.
-    /// Control frames keep their order always.
+    /// Up to this much more for each tensor, by chance, so that tensors overtake each other. Default: none, which keeps
+    /// their order. Control frames keep their order always.
     pub jitter: Duration,
-    /// How fast tensors go, one after the other. Default: as fast as the machine. Control frames are not slowed: they have a connection
-    /// of their own.
+    /// How fast tensors go, one after the other. Default: as fast as the machine. Control frames are not slowed: they
+    /// have a connection of their own.
     pub bytes_per_second: Option<NonZeroU64>,
     /// Nothing gets through. Default: no. Frames wait for the cut to end; see [`FaultScript::lost_after`].
     pub cut: bool,
@@ -43,7 +43,8 @@ pub struct Change {
 pub struct FaultScript {
     /// Where chance starts. Printed when the link is wrapped, so that a failure can be repeated.
     pub seed: u64,
-    /// How long a cut in either direction may last before both ends count each other as lost. Default: 2 s, as on control connections.
+    /// How long a cut in either direction may last before both ends count each other as lost. Default: 2 s, as on
+    /// control connections.
     pub lost_after: Duration,
     /// The changes, in any order. Those without delay hold from the first frame on.
     pub changes: Vec<Change>,

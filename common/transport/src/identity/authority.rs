@@ -58,7 +58,8 @@ impl ClusterAuthority {
         Ok(Self { signer, book, state: Some(state) })
     }
 
-    /// An authority that lives as long as this value: for clusters that are started and ended by one command, and for tests.
+    /// An authority that lives as long as this value: for clusters that are started and ended by one command, and for
+    /// tests.
     pub fn ephemeral() -> Result<Self, IdentityError> {
         Ok(Self { signer: CertificateAuthority::new(new_key()?)?, book: Mutex::default(), state: None })
     }
@@ -79,8 +80,8 @@ impl ClusterAuthority {
         self.identity(&PeerName::Worker(name.clone()))
     }
 
-    /// TLS for the client API: certified for [`API_SERVER_NAME`](super::API_SERVER_NAME) and for the given names and addresses. Clients
-    /// need no certificate.
+    /// TLS for the client API: certified for [`API_SERVER_NAME`](super::API_SERVER_NAME) and for the given names and
+    /// addresses. Clients need no certificate.
     pub fn api_server_config(&self, names: &[String]) -> Result<rustls::ServerConfig, IdentityError> {
         let key = new_key()?;
         let names: Vec<String> =

@@ -71,8 +71,8 @@ pub(super) struct CertificateAuthority {
 pub(super) struct PublicKey(Vec<u8>);
 
 impl CertificateAuthority {
-    /// Makes the certificate of a new authority. The distinguished name holds the key's digest, so that a certificate of
-    /// another cluster is refused as of an unknown issuer and not as badly signed.
+    /// Makes the certificate of a new authority. The distinguished name holds the key's digest, so that a certificate
+    /// of another cluster is refused as of an unknown issuer and not as badly signed.
     pub(super) fn new(key: KeyPair) -> Result<Self, IdentityError> {
         let params = authority_params(&key);
         let certificate = params.self_signed(&key).map_err(cryptography("sign the authority's certificate"))?;
@@ -117,8 +117,8 @@ impl CertificateAuthority {
         usages: Vec<ExtendedKeyUsagePurpose>,
         public_key: &impl PublicKeyData,
     ) -> Result<CertificateDer<'static>, IdentityError> {
-        // The validity is rcgen's default, 1975 to 4096: machines of a laboratory have wrong clocks, and membership is ended by the
-        // coordinator, who knows every name, not by a date.
+        // The validity is rcgen's default, 1975 to 4096: machines of a laboratory have wrong clocks, and membership is
+        // ended by the coordinator, who knows every name, not by a date.
         let mut params = CertificateParams::new(names).map_err(cryptography("write names into a certificate"))?;
         params.distinguished_name = common_name(names.first().map_or("", String::as_str));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

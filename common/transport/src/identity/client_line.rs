@@ -14,7 +14,8 @@ use super::text::{CLIENT, TokenError};
 pub struct ClientLine {
     /// Where the API listens: `host:port`.
     pub address: String,
-    /// The cluster's authority, for [`api_client_config`](super::api_client_config). `None` where the API is on loopback without TLS.
+    /// The cluster's authority, for [`api_client_config`](super::api_client_config). `None` where the API is on
+    /// loopback without TLS.
     pub authority: Option<Fingerprint>,
     /// The bearer token. `Debug` does not show it.
     pub bearer_token: String,

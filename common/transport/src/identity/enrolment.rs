@@ -29,7 +29,7 @@ pub struct Enrolled {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 pub enum EnrolRefusal {
     /// The token has expired.
-    #[error("the join token has expired\nhint: ask the coordinator for a new one (`coordinator token`)")]
+    #[error("the join token has expired\nhint: ask the coordinator for a new one (`coordinator join-line`)")]
     ExpiredToken,
     /// The coordinator could not do its part.
     #[error("the coordinator could not write down the enrolment\nhint: see the coordinator's log")]
@@ -45,21 +45,23 @@ pub enum EnrolRefusal {
     InvalidKey,
     /// Another worker has the name.
     #[error(
-        "another worker is enrolled as {name}\nhint: give another `--name`, or remove the old one on the coordinator (`coordinator forget {name}`)"
+        "another worker is enrolled as {name}\n\
+        hint: give another `--name`, or the state directory with which that worker joined"
     )]
     NameTaken {
         /// The name.
         name: String,
     },
     /// The token was revoked.
-    #[error("the join token was revoked\nhint: ask the coordinator for a new one (`coordinator token`)")]
+    #[error("the join token was revoked\nhint: ask the coordinator for a new one (`coordinator join-line`)")]
     RevokedToken,
     /// This address has presented too many wrong secrets.
     #[error("too many wrong join tokens from this address\nhint: wait a minute and copy the token again")]
     TooManyAttempts,
     /// The cluster has as many workers as it may have.
     #[error(
-        "the cluster has {limit} workers enrolled and takes no more\nhint: remove old ones on the coordinator (`coordinator forget NAME`)"
+        "the cluster has {limit} workers enrolled and takes no more\n\
+        hint: stop the coordinator and strike old ones from registry.json in its state directory"
     )]
     TooManyWorkers {
         /// The most that may be enrolled.

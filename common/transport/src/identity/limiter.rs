@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Wrong secrets that an address may present within [`WINDOW`]. People paste an old token a few times; 256 random bits are safe anyway,
-/// so this only keeps a broken script from filling the log.
+/// Wrong secrets that an address may present within [`WINDOW`]. People paste an old token a few times; 256 random bits
+/// are safe anyway, so this only keeps a broken script from filling the log.
 const FAILURES_LIMIT: u32 = 10;
 
 /// After which an address starts afresh.

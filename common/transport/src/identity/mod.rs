@@ -1,4 +1,5 @@
-//! Who may take part: the cluster's certificate authority, the certificates of its processes, and the lines by which people let them in.
+//! Who may take part: the cluster's certificate authority, the certificates of its processes, and the lines by which
+//! people let them in.
 //!
 //! ```text
 //!   coordinator: StateDir ── ClusterAuthority ── invite() ──► JoinToken (adj1.…) ──► worker: enrol ── JoinedCluster ── StateDir

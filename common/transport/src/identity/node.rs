@@ -84,7 +84,8 @@ impl Identity {
         vec![self.0.certificate.clone(), self.0.authority.clone()]
     }
 
-    /// This identity's certificate, trusting another's authority: what an intruder who knows the other cluster would use.
+    /// This identity's certificate, trusting another's authority: what an intruder who knows the other cluster would
+    /// use.
     #[cfg(test)]
     pub(crate) fn trusting(&self, other: &Self) -> Self {
         let (mine, theirs) = (&self.0, &other.0);

@@ -82,12 +82,14 @@ impl Registry {
         }
     }
 
-    /// Whether a secret lets its bearer in. All tokens are compared, each in constant time, so that the answer's delay tells nothing.
+    /// Whether a secret lets its bearer in. All tokens are compared, each in constant time, so that the answer's delay
+    /// tells nothing.
     pub(super) fn check_secret(&self, secret: &Secret, now: u64) -> Result<(), EnrolRefusal> {
         let digest = secret.digest();
         let mut found = None;
         for token in &self.tokens {
-            // blake3::Hash compares in constant time. A digest that does not parse was changed by hand and matches nothing.
+            // blake3::Hash compares in constant time. A digest that does not parse was changed by hand and matches
+            // nothing.
             if blake3::Hash::from_hex(&token.digest).is_ok_and(|stored| stored == digest) {
                 found = Some(token);
             }

@@ -12,7 +12,8 @@ use thiserror::Error;
 /// The file whose lock says that the directory is in use.
 const LOCK_FILE: &str = "lock";
 
-/// The most bytes that a file of the directory may have. The largest, the coordinator's list of tokens and workers, has below 2 MiB.
+/// The most bytes that a file of the directory may have. The largest, the coordinator's list of tokens and workers, has
+/// below 2 MiB.
 const FILE_LIMIT_BYTES: u64 = 16 << 20;
 
 /// An open state directory. It stays locked until this is dropped, or the process ends in whatever way.

@@ -4,7 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use thiserror::Error;
 
-/// Bytes of the checksum at the end: enough that a slip of the hand passes once in four thousand million times. It keeps no attacker out.
+/// Bytes of the checksum at the end: enough that a slip of the hand passes once in four thousand million times. It
+/// keeps no attacker out.
 const CHECKSUM_BYTES: usize = 4;
 
 /// The most characters of a line. The longest that this program makes, a token with eight addresses, has below 3000.
@@ -29,7 +30,9 @@ pub(super) const CLIENT: LineKind = LineKind { name: "client token", prefix: "ad
 pub enum TokenError {
     /// It is too old.
     #[error(
-        "the {kind} expired {seconds} seconds ago\nhint: ask the coordinator for a new one (`coordinator token`); if it is new, compare the two machines' clocks"
+        "the {kind} expired {seconds} seconds ago\n\
+        hint: ask the coordinator for a new one (`coordinator join-line`); if it is new, compare the two machines' \
+        clocks"
     )]
     Expired {
         /// What kind of line.
@@ -49,7 +52,8 @@ pub enum TokenError {
     },
     /// It is a line of another kind.
     #[error(
-        "this is a {found} and a {expected} is needed\nhint: `worker join` takes the line that begins with adj, the client commands take the one that begins with adc"
+        "this is a {found} and a {expected} is needed\n\
+        hint: `worker join` takes the line that begins with adj, the client commands take the one that begins with adc"
     )]
     OtherKind {
         /// What was needed.
@@ -59,7 +63,8 @@ pub enum TokenError {
     },
     /// It was made by another version of this program.
     #[error(
-        "the {kind} has version {found} and this program reads version {supported}\nhint: run the same version of the program everywhere"
+        "the {kind} has version {found} and this program reads version {supported}\n\
+        hint: run the same version of the program everywhere"
     )]
     UnsupportedVersion {
         /// What kind of line.

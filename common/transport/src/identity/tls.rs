@@ -1,6 +1,8 @@
-//! TLS settings for every connection of the program: version 1.3 alone, aws-lc-rs by name, no resumption and no early data.
+//! TLS settings for every connection of the program: version 1.3 alone, aws-lc-rs by name, no resumption and no early
+//! data.
 //!
-//! The cryptographic provider is passed explicitly everywhere. A process-wide default can be set by any dependency, or by none.
+//! The cryptographic provider is passed explicitly everywhere. A process-wide default can be set by any dependency, or
+//! by none.
 
 use std::sync::Arc;
 
@@ -14,8 +16,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use super::pin::PinnedAuthority;
 use super::{Fingerprint, Identity, IdentityError};
 
-/// The name that the API's certificate carries besides the operator's: a client that pins the authority asks for this name,
-/// whatever the address that it connects to.
+/// The name that the API's certificate carries besides the operator's: a client that pins the authority asks for this
+/// name, whatever the address that it connects to.
 pub const API_SERVER_NAME: &str = "api.asyncdiff";
 
 /// Who may connect without a certificate.
@@ -50,8 +52,8 @@ pub(crate) fn pinned_client_config(fingerprint: Fingerprint, protocol: Vec<u8>) 
     Ok(finish_client(config, protocol))
 }
 
-/// TLS for clients of the API: trusts the cluster with that fingerprint and nobody else. Connect to the API's address under the name
-/// [`API_SERVER_NAME`].
+/// TLS for clients of the API: trusts the cluster with that fingerprint and nobody else. Connect to the API's address
+/// under the name [`API_SERVER_NAME`].
 pub fn api_client_config(authority: Fingerprint) -> Result<ClientConfig, IdentityError> {
     pinned_client_config(authority, b"http/1.1".to_vec())
 }
@@ -95,7 +97,8 @@ pub(super) fn api_server_config(
 
 fn finish_client(mut config: ClientConfig, protocol: Vec<u8>) -> ClientConfig {
     config.alpn_protocols = vec![protocol];
-    // A resumed session would carry over an identity without proving it again, for the sake of a few microseconds per connection.
+    // A resumed session would carry over an identity without proving it again, for the sake of a few microseconds per
+    // connection.
     config.resumption = Resumption::disabled();
     config
 }

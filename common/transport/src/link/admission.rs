@@ -15,7 +15,8 @@ pub trait Admission: Send + Sync {
 
 /// Why a tensor is not wanted.
 ///
-/// What is merely late is dropped and counted. Everything else means that the peer does not follow the plan, and closes the link.
+/// What is merely late is dropped and counted. Everything else means that the peer does not follow the plan, and closes
+/// the link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 pub enum Refusal {
     /// Late: the job has ended or was cancelled.

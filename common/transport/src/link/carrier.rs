@@ -1,4 +1,5 @@
-//! What every carrier does alike: taking frames from one end's queues until it closes, and handing frames to the other's.
+//! What every carrier does alike: taking frames from one end's queues until it closes, and handing frames to the
+//! other's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +13,8 @@ use super::core::Core;
 use super::frame::{LENGTH_BYTES, OutgoingTensor, describe};
 use super::{Admission, CloseReason, Misbehaviour, TensorFrame};
 
-/// How long a side that closes goes on sending what it had accepted. A last message takes a round trip; a peer that does not answer
-/// must not keep a process from ending.
+/// How long a side that closes goes on sending what it had accepted. A last message takes a round trip; a peer that
+/// does not answer must not keep a process from ending.
 pub(crate) const DRAIN_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The queues that a carrier empties.
@@ -56,8 +57,8 @@ pub(crate) trait Pump<T> {
     async fn pass(&mut self, frame: T) -> Delivery;
 }
 
-/// Passes frames from a queue on until the link closes; then, if this side closed it in peace, what is still in the queue, within
-/// [`DRAIN_DEADLINE`].
+/// Passes frames from a queue on until the link closes; then, if this side closed it in peace, what is still in the
+/// queue, within [`DRAIN_DEADLINE`].
 pub(crate) async fn pump<T>(core: &Core, queue: &mut mpsc::Receiver<T>, onward: &mut impl Pump<T>) {
     let mut drained_by: Option<Instant> = None;
     loop {
@@ -93,7 +94,8 @@ pub(crate) async fn pump<T>(core: &Core, queue: &mut mpsc::Receiver<T>, onward: 
     }
 }
 
-/// Closes the queue for new frames. Returns until when the rest may be sent, or `None` if the peer is to get nothing more.
+/// Closes the queue for new frames. Returns until when the rest may be sent, or `None` if the peer is to get nothing
+/// more.
 fn begin_drain<T>(reason: &CloseReason, queue: &mut mpsc::Receiver<T>) -> Option<Instant> {
     queue.close();
     matches!(reason, CloseReason::ClosedByUs(_)).then(|| Instant::now() + DRAIN_DEADLINE)

@@ -7,8 +7,8 @@ use thiserror::Error;
 
 use super::Refusal;
 
-/// The most bytes of an encoded [`Farewell`]: it travels in one QUIC close frame, which must fit the smallest packet (1200 bytes) with
-/// room for the packet's own fields.
+/// The most bytes of an encoded [`Farewell`]: it travels in one QUIC close frame, which must fit the smallest packet
+/// (1200 bytes) with room for the packet's own fields.
 const FAREWELL_LIMIT_BYTES: usize = 900;
 
 /// The most characters of a text in a [`Farewell`], so that the encoded form stays below its limit.
@@ -86,7 +86,8 @@ pub enum Misbehaviour {
 pub enum CloseReason {
     /// The peer closed it because of what we sent: a bug, or two builds that differ.
     #[error(
-        "the peer closed the link because this side {0}\nhint: run the same build of the program everywhere; if it is, report a bug"
+        "the peer closed the link because this side {0}\n\
+        hint: run the same build of the program everywhere; if it is, report a bug"
     )]
     AccusedByPeer(Misbehaviour),
     /// The peer closed it.
@@ -121,8 +122,8 @@ impl Farewell {
         encode(self).or_else(|| encode(&Self::failed(&self.to_string()))).unwrap_or_default().into()
     }
 
-    /// Reads the bytes of a close frame; never fails, for whoever closes a link badly has closed it all the same. No bytes come from a
-    /// connection that was let go of before it became a link.
+    /// Reads the bytes of a close frame; never fails, for whoever closes a link badly has closed it all the same. No
+    /// bytes come from a connection that was let go of before it became a link.
     pub(crate) fn from_wire(bytes: &[u8]) -> Self {
         if bytes.is_empty() {
             return Self::Dropped;

@@ -1,4 +1,5 @@
-//! Frames: a length of four bytes (little endian), then a message or a tensor's header; a tensor's raw bytes follow its header.
+//! Frames: a length of four bytes (little endian), then a message or a tensor's header; a tensor's raw bytes follow its
+//! header.
 
 use asyncdiff_common::codec;
 use asyncdiff_common::wire::{TENSOR_LIMIT_BYTES, TensorHeader};

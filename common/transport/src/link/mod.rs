@@ -6,8 +6,9 @@
 //!                                   └─ admission ┘
 //! ```
 //!
-//! A carrier (in-process, faulty, QUIC) moves frames from one end's queues to the other's. Everything that must hold for every carrier
-//! (bounds, admission before allocation, counters, who hears what when a link closes) is here, and the conformance suite checks it.
+//! A carrier (in-process, faulty, QUIC) moves frames from one end's queues to the other's. Everything that must hold
+//! for every carrier (bounds, admission before allocation, counters, who hears what when a link closes) is here, and
+//! the conformance suite checks it.
 
 mod admission;
 mod carrier;

@@ -10,15 +10,16 @@ use super::core::{Core, Handle};
 use super::{Admission, Incoming, LinkSender, Outgoing, TensorFrame};
 use crate::PeerName;
 
-/// Control frames that may wait on either side of a link. An actor answers in well under a millisecond; this is some thousand
-/// times what is ever in flight, and at most 256 frames of memory if a peer stops reading.
+/// Control frames that may wait on either side of a link. An actor answers in well under a millisecond; this is some
+/// thousand times what is ever in flight, and at most 256 frames of memory if a peer stops reading.
 const CONTROL_QUEUE_FRAMES: usize = 256;
 
-/// Tensors that may wait to be sent. A component's outputs at a step are at most a few dozen hidden states for each of two lanes,
-/// and nobody is more than one round ahead; so a full queue means that something is stuck.
+/// Tensors that may wait to be sent. A component's outputs at a step are at most a few dozen hidden states for each of
+/// two lanes, and nobody is more than one round ahead; so a full queue means that something is stuck.
 const SEND_QUEUE_TENSORS: usize = 256;
 
-/// Tensors that were received and not yet taken. More would only move the wait from the sender's memory to the receiver's.
+/// Tensors that were received and not yet taken. More would only move the wait from the sender's memory to the
+/// receiver's.
 const RECEIVE_QUEUE_TENSORS: usize = 64;
 
 /// One end of a link. Its parts can be given to different tasks; the link closes when all of them are dropped.
@@ -31,7 +32,8 @@ pub struct Link {
     pub tensors: TensorReceiver,
 }
 
-/// Receives control frames in the order in which they were sent. What arrives after this is dropped is discarded and counted.
+/// Receives control frames in the order in which they were sent. What arrives after this is dropped is discarded and
+/// counted.
 pub struct ControlReceiver {
     frames: mpsc::Receiver<Bytes>,
     handle: Arc<Handle>,

@@ -89,8 +89,8 @@ impl LinkSender {
         Ok(())
     }
 
-    /// Sends a tensor if there is room for it now. Never waits and may be called from any thread, so that a device's thread can hand
-    /// over an output and go on computing.
+    /// Sends a tensor if there is room for it now. Never waits and may be called from any thread, so that a device's
+    /// thread can hand over an output and go on computing.
     pub fn try_send_tensor(&self, frame: TensorFrame) -> Result<(), LinkError> {
         let tensor = self.check_tensor(frame)?;
         let room = self.tensors.try_reserve().map_err(|error| self.no_room(&error))?;

@@ -20,8 +20,8 @@ use crate::PeerName;
 use crate::identity::name_in;
 use crate::link::Farewell;
 
-/// Handshakes that an endpoint works on at the same time. Each costs about a millisecond of signing on this thread; who floods the
-/// endpoint is refused before that.
+/// Handshakes that an endpoint works on at the same time. Each costs about a millisecond of signing on this thread; who
+/// floods the endpoint is refused before that.
 const HANDSHAKES_LIMIT: usize = 64;
 
 /// What handshakes of both endpoints share.

@@ -18,7 +18,8 @@ use crate::link::{
     Admission, CloseReason, Core, DRAIN_DEADLINE, Farewell, Incoming, Link, Outgoing, OutgoingTensor, open, pump,
 };
 
-/// How long a side that closes waits until everything is sent and acknowledged: the queue's own deadline and a round trip.
+/// How long a side that closes waits until everything is sent and acknowledged: the queue's own deadline and a round
+/// trip.
 const FAREWELL_DEADLINE: Duration = DRAIN_DEADLINE.saturating_mul(2);
 
 /// What a link is made of.
@@ -106,7 +107,7 @@ async fn carry(
             if matches!(reason, CloseReason::ClosedByUs(_)) {
                 let sent = async { while writers.join_next().await.is_some() {} };
                 if tokio::time::timeout(FAREWELL_DEADLINE, sent).await.is_err() {
-                    tracing::debug!(peer = %core.peer, "the peer did not acknowledge everything before the link closed");
+                    tracing::debug!(peer = %core.peer, "closed before the peer had acknowledged everything");
                 }
             }
             close_both(&control, &data, &farewell);
@@ -135,7 +136,8 @@ async fn write_control(core: Arc<Core>, side: Side, mut queue: mpsc::Receiver<By
         let _ = stream.0.write_all(&[LINK_MADE]).await;
     }
     pump(&core, &mut queue, &mut stream).await;
-    // The queue may have ended because nobody sends any more while the receivers are still in use: the stream stays open for them.
+    // The queue may have ended because nobody sends any more while the receivers are still in use: the stream stays
+    // open for them.
     if matches!(core.closed().await, CloseReason::ClosedByUs(_)) {
         stream.finish().await;
     }

@@ -23,31 +23,35 @@ pub struct QuicConfig {
     pub timing: LinkTiming,
     /// How data connections share a network with others. Default: [`Congestion::Cubic`].
     pub congestion: Congestion,
-    /// The version that goes into the protocols' names. Default: [`WIRE_VERSION`]; anything else only tests what a stranger meets.
+    /// The version that goes into the protocols' names. Default: [`WIRE_VERSION`]; anything else only tests what a
+    /// stranger meets.
     pub wire_version: u16,
 }
 
 /// Deadlines of links. The defaults are those of [`LinkTiming::default`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkTiming {
-    /// Silence on the control connection after which the peer is lost. Default: 2 s. Less finds dead peers sooner and takes more pauses of a
-    /// busy machine for death. At least three times [`control_keep_alive`](Self::control_keep_alive).
+    /// Silence on the control connection after which the peer is lost. Default: 2 s. Less finds dead peers sooner and
+    /// takes more pauses of a busy machine for death. At least three times
+    /// [`control_keep_alive`](Self::control_keep_alive).
     pub control_idle: Duration,
     /// How often a silent control connection says that it lives. Default: 500 ms.
     pub control_keep_alive: Duration,
-    /// As [`control_idle`](Self::control_idle), of the data connection. Default: 10 s: bulk may fill a slow network for seconds, and the
-    /// control connection finds the dead.
+    /// As [`control_idle`](Self::control_idle), of the data connection. Default: 10 s: bulk may fill a slow network for
+    /// seconds, and the control connection finds the dead.
     pub data_idle: Duration,
     /// As [`control_keep_alive`](Self::control_keep_alive), of the data connection. Default: 2 s.
     pub data_keep_alive: Duration,
-    /// How long making a link or an enrolment may take, on either side. Default: 5 s, enough for a few lost packets on a bad network.
+    /// How long making a link or an enrolment may take, on either side. Default: 5 s, enough for a few lost packets on
+    /// a bad network.
     pub handshake: Duration,
 }
 
 /// How a data connection decides how fast it may send.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Congestion {
-    /// BBR: keeps its speed where packets get lost at random, and floods shallow queues. For long, lossy lines of one's own.
+    /// BBR: keeps its speed where packets get lost at random, and floods shallow queues. For long, lossy lines of one's
+    /// own.
     Bbr,
     /// Cubic: fair to others, slow where packets get lost at random.
     #[default]

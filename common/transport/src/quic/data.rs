@@ -44,8 +44,8 @@ impl Pump<OutgoingTensor> for ToStreams {
         let Ok(mut stream) = self.connection.open_uni().await else { return Delivery::Stopped };
         self.in_flight.spawn(async move {
             let mut chunks = [tensor.header_frame, tensor.frame.payload];
-            // An error means that the peer stopped the stream, for the tensor came late, or that the connection is gone. The first is
-            // counted by the peer and the second is known to whoever watches the connection.
+            // An error means that the peer stopped the stream, for the tensor came late, or that the connection is
+            // gone. The first is counted by the peer and the second is known to whoever watches the connection.
             if stream.write_all_chunks(&mut chunks).await.is_ok() && stream.finish().is_ok() {
                 let _ = stream.stopped().await;
             }
@@ -56,8 +56,8 @@ impl Pump<OutgoingTensor> for ToStreams {
 
 /// Reads tensors until the connection ends or the peer misbehaves.
 pub(super) async fn read(connection: Connection, incoming: Incoming) {
-    // quinn lets the peer open a new stream as soon as an old one was read, even if the tensor still waits for room in the user's queue; the
-    // permits bound those too.
+    // quinn lets the peer open a new stream as soon as an old one was read, even if the tensor still waits for room in
+    // the user's queue; the permits bound those too.
     let permits = Arc::new(Semaphore::new(TENSORS_IN_FLIGHT as usize));
     let mut readers = JoinSet::new();
     // The semaphore is never closed: the loop ends with the connection.
@@ -75,8 +75,8 @@ pub(super) async fn read(connection: Connection, incoming: Incoming) {
     while readers.join_next().await.is_some() {}
 }
 
-/// Reads one tensor and hands it on. A stream that stands still holds one of the peer's own few streams; the connection's idle timeout
-/// is its deadline.
+/// Reads one tensor and hands it on. A stream that stands still holds one of the peer's own few streams; the
+/// connection's idle timeout is its deadline.
 async fn read_tensor(mut stream: RecvStream, incoming: &Incoming) -> Result<(), Misbehaviour> {
     let Some(header_bytes) = read_header(&mut stream).await? else { return Ok(()) };
     let (header, payload_bytes) = decode_header(&header_bytes)?;
@@ -121,8 +121,8 @@ async fn read_header(stream: &mut RecvStream) -> Result<Option<Vec<u8>>, Misbeha
     }
 }
 
-/// Reads exactly the announced bytes into memory that is not zeroed before. `None` if the sender gave up or the connection ended;
-/// an error says what came instead.
+/// Reads exactly the announced bytes into memory that is not zeroed before. `None` if the sender gave up or the
+/// connection ended; an error says what came instead.
 async fn read_payload(stream: &mut RecvStream, payload_bytes: u64) -> Result<Option<Bytes>, String> {
     // decode_header bounded the length by TENSOR_LIMIT_BYTES, and the admission agreed to it.
     let wanted = payload_bytes as usize;

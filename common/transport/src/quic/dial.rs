@@ -58,7 +58,8 @@ pub enum ConnectError {
     Randomness(#[from] RandomnessUnavailable),
     /// The peer does not accept this process's certificate.
     #[error(
-        "{peer} at {address} does not accept this process's certificate\nhint: this process is enrolled in another cluster; join again with a token of this one"
+        "{peer} at {address} does not accept this process's certificate\n\
+        hint: this process is enrolled in another cluster; join again with a token of this one"
     )]
     RefusedOurCertificate {
         /// Whom.
@@ -68,7 +69,8 @@ pub enum ConnectError {
     },
     /// Nobody answered in time.
     #[error(
-        "{peer} did not answer at {address} in time\nhint: see whether it runs, and whether UDP passes the firewalls between"
+        "{peer} did not answer at {address} in time\n\
+        hint: see whether it runs, and whether UDP passes the firewalls between"
     )]
     TimedOut {
         /// Whom.
@@ -78,7 +80,8 @@ pub enum ConnectError {
     },
     /// The peer is of another cluster.
     #[error(
-        "who answers for {peer} at {address} is of another cluster\nhint: a coordinator with another state directory may be running there"
+        "who answers for {peer} at {address} is of another cluster\n\
+        hint: a coordinator with another state directory may be running there"
     )]
     UntrustedPeer {
         /// Whom.
@@ -88,7 +91,8 @@ pub enum ConnectError {
     },
     /// The peer speaks another version.
     #[error(
-        "{peer} at {address} speaks another protocol version than this process (version {WIRE_VERSION})\nhint: run the same version of the program everywhere"
+        "{peer} at {address} speaks another protocol version than this process (version {WIRE_VERSION})\n\
+        hint: run the same version of the program everywhere"
     )]
     VersionMismatch {
         /// Whom.
@@ -98,7 +102,8 @@ pub enum ConnectError {
     },
     /// Another process of the cluster answered.
     #[error(
-        "who answers at {address} is of this cluster and not {peer}\nhint: the address is out of date; the process that had it has ended"
+        "who answers at {address} is of this cluster and not {peer}\n\
+        hint: the address is out of date; the process that had it has ended"
     )]
     WrongName {
         /// Whom.

@@ -18,17 +18,20 @@ use super::socket::{self, MAX_DATAGRAM_BYTES, SOCKET_BUFFER_BYTES};
 use crate::identity::IdentityError;
 use crate::identity::tls::{self, Anonymous};
 
-/// Tensors that a peer may have in flight, each on a stream of its own. Twice what a component sends at a step; more would only hold more
-/// memory at the receiver.
+/// Tensors that a peer may have in flight, each on a stream of its own. Twice what a component sends at a step; more
+/// would only hold more memory at the receiver.
 pub(super) const TENSORS_IN_FLIGHT: u32 = 64;
 
-/// Bytes that may be sent and not yet acknowledged on a data connection: twice four 5 MiB tensors. It is shared by all streams.
+/// Bytes that may be sent and not yet acknowledged on a data connection: twice four 5 MiB tensors. It is shared by all
+/// streams.
 const DATA_SEND_WINDOW_BYTES: u64 = 40 << 20;
 
-/// Bytes that a data connection may send before it has learnt anything about the path: one round trip carries a small tensor.
+/// Bytes that a data connection may send before it has learnt anything about the path: one round trip carries a small
+/// tensor.
 const DATA_INITIAL_WINDOW_BYTES: u64 = 512 << 10;
 
-/// A first guess of the round trip's time, for how soon a lost first packet is repeated. The default, 333 ms, is the Internet's.
+/// A first guess of the round trip's time, for how soon a lost first packet is repeated. The default, 333 ms, is the
+/// Internet's.
 const INITIAL_ROUND_TRIP: Duration = Duration::from_millis(10);
 
 /// Handshakes that an endpoint keeps waiting before it refuses more.
@@ -119,8 +122,9 @@ fn data_transport(config: &QuicConfig) -> Result<TransportConfig, StartError> {
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(TENSORS_IN_FLIGHT))
         .datagram_receive_buffer_size(None)
-        // No larger than the socket's buffer, so that one stream's burst is never dropped by our own kernel. The connection's window stays
-        // unlimited: a limit would let tensors that nobody reads block the others. What is in flight is bounded by the streams.
+        // No larger than the socket's buffer, so that one stream's burst is never dropped by our own kernel. The
+        // connection's window stays unlimited: a limit would let tensors that nobody reads block the others. What is in
+        // flight is bounded by the streams.
         .stream_receive_window(VarInt::from_u32(SOCKET_BUFFER_BYTES as u32))
         .send_window(DATA_SEND_WINDOW_BYTES)
         // One tensor after the other: the first is complete sooner, the last no later.

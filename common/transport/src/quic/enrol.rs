@@ -1,7 +1,7 @@
 //! Enrolment over QUIC: a worker without a certificate gets one for a token.
 //!
-//! The worker recognises the coordinator by the fingerprint in the token before it says the secret. One stream: a request, an answer,
-//! each with four bytes of length.
+//! The worker recognises the coordinator by the fingerprint in the token before it says the secret. One stream: a
+//! request, an answer, each with four bytes of length.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -47,7 +47,8 @@ pub enum EnrolError {
     Identity(#[from] IdentityError),
     /// The certificate that came has another name than the wanted one.
     #[error(
-        "the coordinator gave a certificate for {found} instead of {wanted}\nhint: run the same build of the program everywhere"
+        "the coordinator gave a certificate for {found} instead of {wanted}\n\
+        hint: run the same build of the program everywhere"
     )]
     OtherName {
         /// The name in the certificate.
@@ -60,7 +61,8 @@ pub enum EnrolError {
     Token(#[from] TokenError),
     /// No address of the token leads to the coordinator.
     #[error(
-        "cannot reach the coordinator at {tried}\nhint: see whether it runs, whether the address is right and whether UDP passes the firewalls between"
+        "cannot reach the coordinator at {tried}\n\
+        hint: see whether it runs, whether the address is right and whether UDP passes the firewalls between"
     )]
     Unreachable {
         /// The addresses with what went wrong at each.
@@ -68,7 +70,8 @@ pub enum EnrolError {
     },
     /// A coordinator of another cluster.
     #[error(
-        "the coordinator at {address} is of another cluster than the join token\nhint: copy the line that this coordinator printed last; if it did print this one, somebody is in between"
+        "the coordinator at {address} is of another cluster than the join token\n\
+        hint: copy the line that this coordinator printed last; if it did print this one, somebody is in between"
     )]
     WrongCluster {
         /// Where.
@@ -76,7 +79,8 @@ pub enum EnrolError {
     },
     /// The coordinator speaks another version.
     #[error(
-        "the coordinator at {address} speaks another protocol version than this worker (version {WIRE_VERSION})\nhint: run the same version of the program everywhere"
+        "the coordinator at {address} speaks another protocol version than this worker (version {WIRE_VERSION})\n\
+        hint: run the same version of the program everywhere"
     )]
     VersionMismatch {
         /// Where.
@@ -96,7 +100,8 @@ impl Enrolment for ClusterAuthority {
     }
 }
 
-/// Enrols a worker under a name: tries the token's addresses in turn, each for at most `deadline`. Needs a tokio runtime.
+/// Enrols a worker under a name: tries the token's addresses in turn, each for at most `deadline`. Needs a tokio
+/// runtime.
 pub async fn enrol(
     token: &JoinToken,
     name: &WorkerName,

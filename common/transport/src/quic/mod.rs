@@ -6,12 +6,14 @@
 //!   data endpoint    ── data connection: one unidirectional stream per tensor         ── data endpoint
 //! ```
 //!
-//! Two connections per peer, each on an endpoint of its own, because QUIC's send window is shared by all streams of a connection: behind
-//! bulk, a control message waited up to 168 ms on the same connection and 13 ms on its own. Endpoints run on an OS thread of their own,
-//! so that a compute kernel that blocks an actor's thread does not starve keep-alives.
+//! Two connections per peer, each on an endpoint of its own, because QUIC's send window is shared by all streams of a
+//! connection: behind bulk, a control message waited up to 168 ms on the same connection and 13 ms on its own.
+//! Endpoints run on an OS thread of their own, so that a compute kernel that blocks an actor's thread does not starve
+//! keep-alives.
 //!
-//! How a link is made: the dialler opens both connections, the control stream and one data stream, and writes the link's random number on both.
-//! The acceptor pairs the two by the number *and* the certificate's name, and answers on the control stream.
+//! How a link is made: the dialler opens both connections, the control stream and one data stream, and writes the
+//! link's random number on both. The acceptor pairs the two by the number *and* the certificate's name, and answers on
+//! the control stream.
 
 mod accept;
 mod carrier;

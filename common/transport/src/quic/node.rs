@@ -52,7 +52,8 @@ pub enum StartError {
     Identity(#[from] IdentityError),
     /// The socket cannot be opened.
     #[error(
-        "cannot listen on UDP {address}: {source}\nhint: another process may have the port, or the address is not of this machine"
+        "cannot listen on UDP {address}: {source}\n\
+        hint: another process may have the port, or the address is not of this machine"
     )]
     Socket {
         /// Where.
@@ -128,8 +129,8 @@ impl QuicNode {
         self.dialler.clone()
     }
 
-    /// Closes all links, after what they have accepted was sent, and waits until the peers know and the thread has ended: some
-    /// milliseconds, or up to four seconds if a peer does not answer.
+    /// Closes all links, after what they have accepted was sent, and waits until the peers know and the thread has
+    /// ended: some milliseconds, or up to four seconds if a peer does not answer.
     pub async fn stop(&self) {
         self.signal(Stop::Orderly);
         self.ended().await;

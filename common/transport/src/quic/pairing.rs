@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 use super::protocol::LINK_NUMBER_BYTES;
 use crate::PeerName;
 
-/// Halves that may wait for their other half: as many as handshakes may wait. Each waits no longer than a handshake may take.
+/// Halves that may wait for their other half: as many as handshakes may wait. Each waits no longer than a handshake may
+/// take.
 const WAITING_LIMIT: usize = 64;
 
 type Key = (PeerName, [u8; LINK_NUMBER_BYTES]);
@@ -87,7 +88,8 @@ impl Half {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut waiting = self.pairing.waiting();
-        // After a hand-over the key is free, and a newer half may have taken it: only a sender whose receiver is gone is ours.
+        // After a hand-over the key is free, and a newer half may have taken it: only a sender whose receiver is gone
+        // is ours.
         if waiting.get(&self.key).is_some_and(|waiting| waiting.other.is_closed()) {
             waiting.remove(&self.key);
         }

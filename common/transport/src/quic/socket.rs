@@ -11,12 +11,12 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Bytes asked for a socket's receive and send buffers. A burst of one stream window must fit, or the kernel drops packets that the
-/// network had already carried.
+/// Bytes asked for a socket's receive and send buffers. A burst of one stream window must fit, or the kernel drops
+/// packets that the network had already carried.
 pub(super) const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
-/// The largest UDP payload that endpoints send and accept: an Ethernet jumbo frame's, found by discovery where the network has it.
-/// 1452 to 8952 bytes doubles to triples the throughput and saves more than half of the CPU time.
+/// The largest UDP payload that endpoints send and accept: an Ethernet jumbo frame's, found by discovery where the
+/// network has it. 1452 to 8952 bytes doubles to triples the throughput and saves more than half of the CPU time.
 pub(super) const MAX_DATAGRAM_BYTES: u16 = 8952;
 
 /// The most bytes of one UDP send, however many segments it is cut into.
@@ -49,8 +49,8 @@ pub(super) fn open(address: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
 
 /// A socket that never puts more into one send than UDP allows.
 ///
-/// quinn sends up to ten segments at once. Ten of 8952 bytes are over [`MAX_SEND_BYTES`]: the kernel answers EMSGSIZE, quinn takes
-/// that for a failed probe of the path, and the packet size falls to 1200 bytes without a word.
+/// quinn sends up to ten segments at once. Ten of 8952 bytes are over [`MAX_SEND_BYTES`]: the kernel answers EMSGSIZE,
+/// quinn takes that for a failed probe of the path, and the packet size falls to 1200 bytes without a word.
 struct CappedSocket(Arc<dyn AsyncUdpSocket>);
 
 impl AsyncUdpSocket for CappedSocket {
