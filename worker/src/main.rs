@@ -1,3 +1,7 @@
-//! Placeholder.
+//! The worker's program; everything is in the library.
 
-fn main() {}
+use asyncdiff_common::exit::ExitCode;
+
+fn main() -> ExitCode {
+    asyncdiff_worker::cli::main()
+}

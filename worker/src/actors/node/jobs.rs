@@ -1,0 +1,236 @@
+//! The jobs that this worker has a part in, from assignment to release.
+//!
+//! ```text
+//!   Assign ──► Checking ──► Collecting ──► Loading ──► Running ──► Finished ──► released
+//!                 └────────────┴─────────────┴──── failure ─┴──► dropped, and the coordinator told why
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use asyncdiff_common::wire::{RankReport, ToCoordinator, WorkerFailure, WorkerReply};
+use asyncdiff_model::component::Component as LoadedComponent;
+use asyncdiff_plan::{ComponentId, Epoch, JobId, Rank};
+use asyncdiff_transport::WorkerName;
+use asyncdiff_transport::link::LinkSender;
+use ractor::{ActorProcessingErr, ActorRef};
+
+use super::{NodeMessage, NodeState};
+use crate::actors::component::{ComponentFailed, ComponentMessage};
+use crate::assignment::CheckedAssignment;
+use crate::device::{JobOutcome, JobStart, JobStatistics, Outlets};
+use crate::owned_task::OwnedTask;
+use crate::system;
+
+/// A job's state at the Node.
+pub(super) struct NodeJob {
+    pub(super) epoch: Epoch,
+    /// The request that assigned it, until it is answered.
+    pub(super) request: Option<u64>,
+    pub(super) phase: Phase,
+    pub(super) checked: Option<Arc<CheckedAssignment>>,
+    pub(super) actors: HashMap<ComponentId, ActorRef<ComponentMessage>>,
+    pub(super) loaded: BTreeMap<ComponentId, Arc<LoadedComponent>>,
+    /// Checks or collects.
+    pub(super) task: Option<OwnedTask>,
+    /// Ends an assignment that takes too long.
+    pub(super) deadline: Option<OwnedTask>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Checking,
+    Collecting,
+    Loading,
+    Running,
+    Finished,
+}
+
+/// Which way hidden states go over a link, as seen from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    Receives,
+    Sends,
+}
+
+impl NodeJob {
+    /// Whether the job cannot go on without a peer's link.
+    pub(super) fn needs(&self, peer: &WorkerName, direction: Direction) -> bool {
+        let Some(checked) = self.checked.as_ref().filter(|_| self.phase != Phase::Finished) else { return false };
+        let plan = &checked.assignment.plan;
+        let is_peer = |rank: &Rank| checked.peers.get(rank) == Some(peer);
+        match direction {
+            Direction::Receives => plan.receives.iter().any(|transfer| is_peer(&transfer.from)),
+            Direction::Sends => plan.sends.iter().any(|transfer| is_peer(&transfer.to)),
+        }
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        self.loaded.values().map(|component| component.resident_bytes()).sum()
+    }
+}
+
+impl NodeState {
+    /// The job, if it is still the one that a message is about.
+    pub(super) fn job(&mut self, job: JobId, epoch: Epoch) -> Option<&mut NodeJob> {
+        self.jobs.get_mut(&job).filter(|job| job.epoch == epoch)
+    }
+
+    pub(super) fn handle_loaded(
+        &mut self,
+        job: JobId,
+        epoch: Epoch,
+        component: ComponentId,
+        loaded: Arc<LoadedComponent>,
+    ) {
+        let Some(entry) = self.job(job, epoch) else { return };
+        entry.loaded.insert(component, Arc::clone(&loaded));
+        let parts = entry.checked.iter().flat_map(|checked| &checked.parts);
+        let key = parts.filter(|part| part.component == component).map(|part| part.key.clone()).next();
+        if let Some(key) = key.filter(|key| self.loaded.iter().all(|(known, _)| known != key)) {
+            self.loaded.push((key, loaded));
+        }
+        self.start_if_ready(job);
+    }
+
+    /// Starts a job whose components are loaded and whose peers are connected, and answers its assignment.
+    pub(super) fn start_if_ready(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get(&id).filter(|job| job.phase == Phase::Loading) else { return };
+        let Some(checked) = job.checked.clone() else { return };
+        if job.loaded.len() < checked.parts.len() {
+            return;
+        }
+        let (Some(session), Some(peers)) = (self.session.clone(), self.senders(&checked)) else { return };
+        let assignment = &checked.assignment;
+        let (epoch, node) = (assignment.epoch, self.myself.clone());
+        let start = JobStart {
+            job: id,
+            epoch,
+            rows: assignment.rows,
+            program: Arc::clone(&checked.program.program),
+            plan: assignment.plan.clone(),
+            timesteps: assignment.timesteps.clone(),
+            components: job.loaded.clone(),
+            outlets: Outlets { job: id, epoch, coordinator: session.link.clone(), peers },
+            trace: assignment.trace,
+            report: Box::new(move |outcome| {
+                // Fails only when the worker is stopping.
+                drop(node.cast(NodeMessage::JobEnded { job: id, epoch, outcome }));
+            }),
+        };
+        if let Err(failure) = self.device.start_job(start) {
+            return self.fail_job(id, failure);
+        }
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        (job.phase, job.deadline) = (Phase::Running, None);
+        let resident_bytes = job.resident_bytes();
+        tracing::info!(job = %id, resident_bytes, components = job.loaded.len(), "assigned");
+        if let Some(request) = job.request.take() {
+            session.reply(request, Ok(WorkerReply::Assigned { resident_bytes }));
+        }
+    }
+
+    pub(super) fn handle_job_ended(&mut self, id: JobId, epoch: Epoch, outcome: JobOutcome) {
+        let Some(job) = self.job(id, epoch) else { return };
+        match outcome {
+            JobOutcome::Finished => job.phase = Phase::Finished,
+            JobOutcome::Failed { component, failure } => {
+                // A component's failure goes through its actor, whose end is the job's by supervision.
+                let actor = component.and_then(|component| job.actors.get(&component));
+                let told = actor.is_some_and(|actor| actor.cast(ComponentMessage::Failed(failure.clone())).is_ok());
+                if !told {
+                    self.fail_job(id, failure);
+                }
+            }
+        }
+    }
+
+    pub(super) fn handle_component_failed(&mut self, id: JobId, epoch: Epoch, error: ActorProcessingErr) {
+        let failure = match error.downcast::<ComponentFailed>() {
+            Ok(failed) => failed.0,
+            Err(error) => WorkerFailure::Panicked { message: error.to_string() },
+        };
+        if self.job(id, epoch).is_some() {
+            self.fail_job(id, failure);
+        }
+    }
+
+    /// Drops a job that cannot go on and says why: as the answer to its assignment, or by itself.
+    pub(super) fn fail_job(&mut self, id: JobId, failure: WorkerFailure) {
+        let Some(job) = self.drop_job(id) else { return };
+        match (job.request, &self.session) {
+            (Some(request), Some(session)) => session.reply(request, Err(failure)),
+            (None, _) => {
+                tracing::warn!(job = %id, %failure, "a job failed");
+                self.send(ToCoordinator::JobFailed { job: id, epoch: job.epoch, failure });
+            }
+            (Some(_), None) => {}
+        }
+    }
+
+    /// Forgets a job and stops what works for it; what is loaded stays.
+    pub(super) fn drop_job(&mut self, id: JobId) -> Option<NodeJob> {
+        let job = self.jobs.remove(&id)?;
+        self.intake.end_job(id);
+        for actor in job.actors.values() {
+            self.components.remove(&actor.get_id());
+            actor.stop(None);
+        }
+        if matches!(job.phase, Phase::Running | Phase::Finished) {
+            let device = self.device.clone();
+            self.chores.spawn(async move {
+                // How it went interests nobody any more.
+                drop(device.release(id).await);
+            });
+        }
+        Some(job)
+    }
+
+    /// Forgets a job on request and reports how it went.
+    pub(super) fn release_job(&mut self, request: u64, id: JobId) {
+        let Some(session) = self.session.clone() else { return };
+        self.end_requests_of(id);
+        let job = self.jobs.remove(&id);
+        self.intake.end_job(id);
+        for actor in job.iter().flat_map(|job| job.actors.values()) {
+            self.components.remove(&actor.get_id());
+            actor.stop(None);
+        }
+        let resident_bytes = job.as_ref().map(NodeJob::resident_bytes).unwrap_or_default();
+        let device = self.device.clone();
+        self.chores.spawn(async move {
+            // The device forgets the job between two layers; a job that failed it has forgotten already.
+            let statistics = device.release(id).await.unwrap_or_default();
+            let report = Box::new(report(statistics, resident_bytes));
+            session.reply(request, Ok(WorkerReply::Released { report }));
+        });
+        if let Some(request) = job.and_then(|job| job.request) {
+            self.reply_released(request);
+        }
+    }
+
+    pub(super) fn reply_released(&self, request: u64) {
+        if let Some(session) = &self.session {
+            let reason = "the job was released before this was done".to_owned();
+            session.reply(request, Err(WorkerFailure::Unexpected { reason }));
+        }
+    }
+
+    /// The links to all ranks that a job sends to; `None` while one of them is missing.
+    fn senders(&self, checked: &CheckedAssignment) -> Option<HashMap<Rank, LinkSender>> {
+        let ranks = checked.assignment.plan.sends.iter().map(|transfer| transfer.to);
+        let sender = |rank| Some((rank, self.peers.sender(checked.peers.get(&rank)?)?));
+        ranks.map(sender).collect()
+    }
+}
+
+fn report(statistics: JobStatistics, resident_bytes: u64) -> RankReport {
+    RankReport {
+        layer_seconds: statistics.layer_seconds,
+        busy_seconds: statistics.busy_seconds,
+        hidden_state_bytes_sent: statistics.hidden_state_bytes_sent,
+        resident_bytes,
+        peak_memory_bytes: system::peak_memory_bytes(),
+        events: statistics.events,
+    }
+}

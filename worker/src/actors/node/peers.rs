@@ -1,0 +1,123 @@
+//! Which links to and from other workers there are.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use asyncdiff_common::wire::{Endpoint, WorkerFailure};
+use asyncdiff_plan::JobId;
+use asyncdiff_transport::WorkerName;
+use asyncdiff_transport::link::LinkSender;
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef};
+
+use super::NodeState;
+use super::jobs::Direction;
+use crate::actors::peer_link::{PeerLink, PeerLinkArguments, PeerLinkMessage};
+use crate::failure::without_hint;
+
+/// The links, by the other worker's name. Numbers tell an old link's end from a new link's.
+#[derive(Default)]
+pub(super) struct Peers {
+    numbers: Arc<AtomicU64>,
+    outgoing: HashMap<WorkerName, Outgoing>,
+    incoming: HashMap<WorkerName, u64>,
+}
+
+struct Outgoing {
+    number: u64,
+    endpoint: Endpoint,
+    actor: ActorRef<PeerLinkMessage>,
+    /// `None` while it is being dialled.
+    sender: Option<LinkSender>,
+}
+
+impl Peers {
+    pub(super) fn numbers(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.numbers)
+    }
+
+    /// The newest link of a peer counts.
+    pub(super) fn accepted(&mut self, peer: WorkerName, link: u64) {
+        self.incoming.insert(peer, link);
+    }
+
+    /// The way to a peer, if its link is open.
+    pub(super) fn sender(&self, peer: &WorkerName) -> Option<LinkSender> {
+        self.outgoing.get(peer)?.sender.clone()
+    }
+
+    /// The peer and link that an actor keeps.
+    pub(super) fn of_actor(&self, actor: ActorId) -> Option<(WorkerName, u64)> {
+        let found = self.outgoing.iter().find(|(_, outgoing)| outgoing.actor.get_id() == actor);
+        found.map(|(peer, outgoing)| (peer.clone(), outgoing.number))
+    }
+
+    fn is_usable(&self, peer: &WorkerName, endpoint: &Endpoint) -> bool {
+        let is_open = |outgoing: &Outgoing| outgoing.sender.as_ref().is_none_or(|link| link.close_reason().is_none());
+        self.outgoing.get(peer).is_some_and(|outgoing| outgoing.endpoint == *endpoint && is_open(outgoing))
+    }
+
+    /// Forgets a link that has ended. `None` if a newer one has taken its place.
+    fn forget(&mut self, peer: &WorkerName, link: u64) -> Option<Direction> {
+        if self.outgoing.get(peer).is_some_and(|outgoing| outgoing.number == link) {
+            self.outgoing.remove(peer);
+            return Some(Direction::Sends);
+        }
+        if self.incoming.get(peer) == Some(&link) {
+            self.incoming.remove(peer);
+            return Some(Direction::Receives);
+        }
+        None
+    }
+}
+
+impl NodeState {
+    /// Sees to it that there is a link to a peer, or that one is being dialled.
+    pub(super) async fn ensure_peer(
+        &mut self,
+        peer: &WorkerName,
+        endpoint: &Endpoint,
+    ) -> Result<(), ActorProcessingErr> {
+        if self.peers.is_usable(peer, endpoint) {
+            return Ok(());
+        }
+        let number = self.peers.numbers.fetch_add(1, Ordering::Relaxed);
+        let arguments = PeerLinkArguments {
+            peer: peer.clone(),
+            endpoint: endpoint.clone(),
+            number,
+            network: Arc::clone(&self.network),
+            intake: Arc::clone(&self.intake),
+            node: self.myself.clone(),
+        };
+        let (actor, _) = PeerLink::spawn_linked(None, PeerLink, arguments, self.myself.get_cell()).await?;
+        let outgoing = Outgoing { number, endpoint: endpoint.clone(), actor, sender: None };
+        if let Some(old) = self.peers.outgoing.insert(peer.clone(), outgoing) {
+            old.actor.stop(None);
+        }
+        Ok(())
+    }
+
+    pub(super) fn handle_peer_connected(&mut self, peer: &WorkerName, link: u64, sender: LinkSender) {
+        let Some(outgoing) = self.peers.outgoing.get_mut(peer).filter(|outgoing| outgoing.number == link) else {
+            return;
+        };
+        outgoing.sender = Some(sender);
+        let waiting: Vec<JobId> = self.jobs.keys().copied().collect();
+        for job in waiting {
+            self.start_if_ready(job);
+        }
+    }
+
+    /// A link's end is the end of the jobs that need it.
+    pub(super) fn handle_peer_lost(&mut self, peer: &WorkerName, link: u64, reason: &str) {
+        let Some(direction) = self.peers.forget(peer, link) else { return };
+        let concerned = self.jobs.iter().filter(|(_, job)| job.needs(peer, direction));
+        let concerned: BTreeSet<JobId> = concerned.map(|(id, _)| *id).collect();
+        tracing::info!(%peer, reason, jobs = concerned.len(), "a link to another worker has ended");
+        for job in concerned {
+            let failure = WorkerFailure::PeerFailed { peer: peer.to_string(), reason: without_hint(reason) };
+            self.fail_job(job, failure);
+        }
+    }
+}

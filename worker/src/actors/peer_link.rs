@@ -1,0 +1,109 @@
+//! The link over which this worker sends hidden states to another: the sender dials, and each direction has a link of its own.
+
+use std::sync::Arc;
+
+use asyncdiff_common::wire::Endpoint;
+use asyncdiff_transport::link::{Link, LinkSender};
+use asyncdiff_transport::network::{DialError, Network};
+use asyncdiff_transport::{PeerName, WorkerName};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::NodeMessage;
+use crate::intake::Intake;
+use crate::owned_task::OwnedTask;
+
+/// A link to one peer.
+///
+/// Started by the Node when a job sends to the peer; ends when the link breaks or cannot be made, which the Node hears first, or when the Node
+/// replaces it. The link closes with it.
+pub(super) struct PeerLink;
+
+pub(super) struct PeerLinkArguments {
+    pub(super) peer: WorkerName,
+    pub(super) endpoint: Endpoint,
+    pub(super) number: u64,
+    pub(super) network: Arc<dyn Network>,
+    pub(super) intake: Arc<Intake>,
+    pub(super) node: ActorRef<NodeMessage>,
+}
+
+pub(super) enum PeerLinkMessage {
+    /// The link has closed.
+    Closed(String),
+    /// The peer answered, or not.
+    Dialled(Result<Link, DialError>),
+}
+
+pub(super) struct PeerLinkState {
+    peer: WorkerName,
+    number: u64,
+    node: ActorRef<NodeMessage>,
+    span: tracing::Span,
+    sender: Option<LinkSender>,
+    /// First dials, then watches the link.
+    task: OwnedTask,
+}
+
+impl Actor for PeerLink {
+    type Msg = PeerLinkMessage;
+    type State = PeerLinkState;
+    type Arguments = PeerLinkArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<PeerLinkMessage>,
+        arguments: PeerLinkArguments,
+    ) -> Result<PeerLinkState, ActorProcessingErr> {
+        let PeerLinkArguments { peer, endpoint, number, network, intake, node } = arguments;
+        let span = tracing::info_span!("peer_link", %peer);
+        let name = PeerName::Worker(peer.clone());
+        let task = OwnedTask::spawn(async move {
+            let dialled = network.connect(&name, &endpoint, intake).await;
+            // Fails only if the Node has given the link up.
+            drop(myself.cast(PeerLinkMessage::Dialled(dialled)));
+        });
+        Ok(PeerLinkState { peer, number, node, span, sender: None, task })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<PeerLinkMessage>,
+        message: PeerLinkMessage,
+        state: &mut PeerLinkState,
+    ) -> Result<(), ActorProcessingErr> {
+        let _span = state.span.clone().entered();
+        match message {
+            PeerLinkMessage::Dialled(Ok(link)) => state.handle_link(&myself, link),
+            PeerLinkMessage::Dialled(Err(error)) => state.end(&myself, error.to_string()),
+            PeerLinkMessage::Closed(reason) => state.end(&myself, reason),
+        }
+        Ok(())
+    }
+}
+
+impl PeerLinkState {
+    fn handle_link(&mut self, myself: &ActorRef<PeerLinkMessage>, link: Link) {
+        // Peers send on links of their own: nothing comes in here, and what does is discarded and counted.
+        let Link { sender, control: _, tensors: _ } = link;
+        tracing::debug!("connected");
+        let (watched, myself) = (sender.clone(), myself.clone());
+        self.task = OwnedTask::spawn(async move {
+            let reason = watched.closed().await;
+            // Fails only if the Node has given the link up.
+            drop(myself.cast(PeerLinkMessage::Closed(reason.to_string())));
+        });
+        let connected =
+            NodeMessage::PeerConnected { peer: self.peer.clone(), link: self.number, sender: sender.clone() };
+        self.sender = Some(sender);
+        // Fails only when the worker is stopping.
+        drop(self.node.cast(connected));
+    }
+
+    fn end(&mut self, myself: &ActorRef<PeerLinkMessage>, reason: String) {
+        tracing::debug!(reason, "ended");
+        self.sender = None;
+        // As above.
+        drop(self.node.cast(NodeMessage::PeerLost { peer: self.peer.clone(), link: self.number, reason }));
+        myself.stop(None);
+    }
+}

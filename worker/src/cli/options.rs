@@ -1,0 +1,134 @@
+//! The options of `worker join`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use asyncdiff_common::config::parse_bytes;
+use asyncdiff_common::telemetry::LogFormat;
+use asyncdiff_transport::WorkerName;
+use clap::Args;
+
+use super::JOIN_LINE_VARIABLE;
+
+/// What `worker join` is told.
+#[derive(Clone, Debug, Args)]
+pub struct JoinOptions {
+    /// The line that the coordinator printed, beginning with `adj1.`; not needed by a worker that has joined before.
+    #[arg(value_name = "LINE", env = JOIN_LINE_VARIABLE, hide_env_values = true)]
+    pub line: Option<String>,
+
+    /// Read the line from a file instead, so that it is not on the command line for other users to see.
+    #[arg(long, value_name = "FILE", conflicts_with = "line")]
+    pub line_file: Option<PathBuf>,
+
+    /// The worker's name in the cluster. Default: the host's name with a number.
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
+    pub name: Option<WorkerName>,
+
+    /// Threads that compute. Default: as many as there are cores.
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroU32>,
+
+    /// Memory that components may take, such as `8GiB`. Default: what is available.
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub memory: Option<u64>,
+
+    /// Where the worker keeps its key and certificate, one directory for each process.
+    /// Default: the first free of `worker-1`, `worker-2`, … under `~/.local/state/asyncdiff`.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// The address to listen on: `IP` for any free UDP ports, or `IP:PORT` for PORT (control) and PORT + 1 (data).
+    /// Default: all addresses, or loopback only if the coordinator is on loopback.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<ListenAddress>,
+
+    /// The host name or address that other workers reach this one at. Default: the address that the coordinator sees.
+    #[arg(long, value_name = "HOST")]
+    pub advertise: Option<String>,
+
+    /// The same checkpoint on this machine, a folder or a hub id: equal parameters are read here instead of sent.
+    #[arg(long, value_name = "PATH_OR_HUB_ID")]
+    pub model: Option<String>,
+
+    #[command(flatten)]
+    pub(super) log: LogOptions,
+}
+
+/// How a program logs.
+#[derive(Clone, Debug, Args)]
+pub struct LogOptions {
+    /// What lines of the log look like: `text` or `json`.
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// Where a worker listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenAddress {
+    /// The control endpoint's address; port 0 for any.
+    pub control: SocketAddr,
+    /// The data endpoint's address; port 0 for any.
+    pub data: SocketAddr,
+}
+
+impl JoinOptions {
+    /// The number of threads: as asked for, else as many as there are cores.
+    pub(super) fn threads(&self) -> NonZeroU32 {
+        let cores = || std::thread::available_parallelism().ok().and_then(|cores| NonZeroU32::try_from(cores).ok());
+        self.threads.or_else(cores).unwrap_or(NonZeroU32::MIN)
+    }
+}
+
+impl ListenAddress {
+    /// Any free ports of an address.
+    #[must_use]
+    pub fn any_port(address: IpAddr) -> Self {
+        let address = SocketAddr::new(address, 0);
+        Self { control: address, data: address }
+    }
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::any_port(address));
+        }
+        let control: SocketAddr =
+            text.parse().map_err(|_| "write it like 192.0.2.7, 192.0.2.7:7410 or [::]:7410".to_owned())?;
+        let data_port = match control.port() {
+            0 => 0,
+            port => port.checked_add(1).ok_or("the port after it is needed too, and there is none")?,
+        };
+        Ok(Self { control, data: SocketAddr::new(control.ip(), data_port) })
+    }
+}
+
+fn parse_name(text: &str) -> Result<WorkerName, String> {
+    WorkerName::new(text).map_err(|error| error.to_string())
+}
+
+fn parse_memory(text: &str) -> Result<u64, String> {
+    let bytes = parse_bytes(text).filter(|&bytes| bytes > 0);
+    bytes.ok_or_else(|| "write it with its unit, such as 8GiB or 512MiB".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_port_follows_the_control_port() {
+        let listen: ListenAddress = "192.0.2.7:7410".parse().unwrap();
+        assert_eq!((listen.control.port(), listen.data.port()), (7410, 7411));
+        let any: ListenAddress = "::1".parse().unwrap();
+        assert_eq!((any.control.port(), any.data.port()), (0, 0));
+        for text in ["", "host:1", "192.0.2.7:65535", "7410"] {
+            assert!(text.parse::<ListenAddress>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What a worker is started with.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use asyncdiff_plan::Layer;
+use tokio::sync::watch;
+
+/// Settings of one worker.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// Threads that compute layers. Default: the machine's cores. More than there are cores makes everything slower. The process's thread pool
+    /// must have been made with this number; see [`crate::cli`].
+    pub threads: u32,
+    /// Bytes that components may take. Default: what the machine has available when the worker starts. Less refuses large components early;
+    /// more risks being killed by the operating system.
+    pub memory_bytes: u64,
+    /// A checkpoint on this machine, a folder or a hub id. Default: none. Parameters that are equal in it are read there and not sent
+    /// by the coordinator.
+    pub model: Option<String>,
+    /// What computes. Default: a thread of its own.
+    pub device: DeviceKind,
+    /// Told when the worker becomes a member and when it loses the coordinator. Default: nobody.
+    pub membership: Option<watch::Sender<Membership>>,
+}
+
+/// What computes layers.
+#[derive(Clone, Debug, Default)]
+pub enum DeviceKind {
+    /// Computes in the actors' own runtime and then sleeps for as long as the layer is said to take, so that a paused clock orders
+    /// what happens in a cluster within one process.
+    Simulated(LayerTime),
+    /// An operating system thread of its own.
+    #[default]
+    Thread,
+}
+
+/// How long a simulated device takes for a layer and a number of rows. Called for every layer before it is computed.
+#[derive(Clone)]
+pub struct LayerTime(Arc<dyn Fn(&Layer, u32) -> Duration + Send + Sync>);
+
+/// Whether the coordinator counts on this worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Membership {
+    /// It looks for the coordinator.
+    #[default]
+    Joining,
+    /// The coordinator has welcomed it.
+    Member,
+}
+
+impl WorkerConfig {
+    /// A worker with one thread, all of the available memory and defaults for the rest.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            threads: 1,
+            memory_bytes: crate::system::available_memory_bytes(),
+            model: None,
+            device: DeviceKind::default(),
+            membership: None,
+        }
+    }
+
+    /// A worker that takes as long for a layer as is said.
+    #[must_use]
+    pub fn simulated(layer_time: LayerTime) -> Self {
+        Self { device: DeviceKind::Simulated(layer_time), ..Self::new() }
+    }
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LayerTime {
+    /// Any function of a layer and a number of rows.
+    pub fn new(seconds_of: impl Fn(&Layer, u32) -> Duration + Send + Sync + 'static) -> Self {
+        Self(Arc::new(seconds_of))
+    }
+
+    /// As long as the layer's operations take at a rate.
+    #[must_use]
+    pub fn at_rate(flops_per_second: f64) -> Self {
+        Self::new(move |layer, rows| Duration::from_secs_f64(layer.flops as f64 * f64::from(rows) / flops_per_second))
+    }
+
+    pub(crate) fn of(&self, layer: &Layer, rows: u32) -> Duration {
+        (self.0)(layer, rows)
+    }
+}
+
+impl fmt::Debug for LayerTime {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("LayerTime(…)")
+    }
+}

@@ -1,0 +1,83 @@
+//! The way to the device for actors, requests and links' readers.
+
+use asyncdiff_common::wire::{DeviceInfo, WorkerFailure};
+use asyncdiff_model::component;
+use asyncdiff_model::families::DenoiserProgram;
+use asyncdiff_model::kernels::Kernels;
+use asyncdiff_plan::{JobId, LayerId};
+use tokio::sync::{mpsc, oneshot};
+
+use super::panics::guarded;
+use super::{DeviceCommand, JobStart, JobStatistics};
+use crate::config::LayerTime;
+use crate::failure::model_failure;
+
+/// Sends commands to the device; the device ends when all clones are dropped.
+#[derive(Clone)]
+pub(crate) struct DeviceHandle {
+    commands: mpsc::Sender<DeviceCommand>,
+    info: DeviceInfo,
+    simulated: Option<LayerTime>,
+}
+
+impl DeviceHandle {
+    pub(super) fn new(commands: mpsc::Sender<DeviceCommand>, info: DeviceInfo, simulated: Option<LayerTime>) -> Self {
+        Self { commands, info, simulated }
+    }
+
+    pub(crate) fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// Begins a job, without waiting.
+    pub(crate) fn start_job(&self, start: JobStart) -> Result<(), WorkerFailure> {
+        let full = |_| WorkerFailure::Unexpected { reason: "the device has more to do than it can queue".to_owned() };
+        self.commands.try_send(DeviceCommand::Start(Box::new(start))).map_err(full)
+    }
+
+    /// Hands a command over, waiting for room: what comes over a link waits in the link.
+    pub(crate) async fn submit(&self, command: DeviceCommand) {
+        // Fails only when the device has ended, with the worker; then nobody waits for what the command would do.
+        drop(self.commands.send(command).await);
+    }
+
+    /// Forgets a job and says how it went.
+    pub(crate) async fn release(&self, job: JobId) -> Option<JobStatistics> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(DeviceCommand::Release { job, answer }).await;
+        answered.await.ok().flatten()
+    }
+
+    /// Runs something on the device and waits for what it makes. A panic is an error.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Kernels) -> Result<T, WorkerFailure> + Send + 'static,
+    ) -> Result<T, WorkerFailure> {
+        let (answer, answered) = oneshot::channel();
+        let command = DeviceCommand::Run(Box::new(move |kernels| {
+            // Whoever asked may have gone.
+            drop(answer.send(guarded(|| work(kernels))));
+        }));
+        self.submit(command).await;
+        let gone = |_| Err(WorkerFailure::Unexpected { reason: "the worker is stopping".to_owned() });
+        answered.await.unwrap_or_else(gone)
+    }
+
+    /// Seconds that layers take here, in their order.
+    pub(crate) async fn measure(
+        &self,
+        program: DenoiserProgram,
+        rows: u32,
+        layers: Vec<LayerId>,
+    ) -> Result<Vec<f64>, WorkerFailure> {
+        if let Some(time) = &self.simulated {
+            let seconds = |layer: &LayerId| time.of(program.program.layer(*layer), rows).as_secs_f64();
+            return Ok(layers.iter().map(seconds).collect());
+        }
+        let work = move |kernels: &Kernels| {
+            let measured = component::measure(&program, kernels, rows as usize, &layers).map_err(model_failure)?;
+            Ok(measured.into_iter().map(|duration| duration.as_secs_f64()).collect())
+        };
+        self.run(work).await
+    }
+}

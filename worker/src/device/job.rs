@@ -1,0 +1,187 @@
+//! One job on the device: its inbox, its conditions, and the arithmetic between the two.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use asyncdiff_common::wire::{TensorName, WorkerFailure};
+use asyncdiff_model::component::Component;
+use asyncdiff_plan::{ComponentId, Epoch, Inbox, InputId, InputKind, Lane, Operand, Program, Source, Work};
+use candle_core::{Device, Tensor};
+use tokio::time::Instant;
+
+use super::statistics::Recorder;
+use super::{JobInput, JobOutcome, JobStart, JobStatistics, JobTensor, Outlets};
+use crate::clock::Clock;
+use crate::config::LayerTime;
+use crate::failure::layer_failure;
+use crate::tensor_bytes;
+
+/// A job that runs here.
+pub(super) struct DeviceJob {
+    epoch: Epoch,
+    rows: u32,
+    program: Arc<Program>,
+    inbox: Inbox<Tensor>,
+    components: BTreeMap<ComponentId, Arc<Component>>,
+    /// The conditions that its layers read and that have not arrived: nothing is computed before they are there.
+    missing: BTreeSet<InputId>,
+    /// By input: `[rows, ..]`
+    conditions: HashMap<InputId, Tensor>,
+    timesteps: Vec<f64>,
+    outlets: Outlets,
+    recorder: Recorder,
+    device: Device,
+    report: Option<Box<dyn FnOnce(JobOutcome) + Send>>,
+}
+
+impl DeviceJob {
+    pub(super) fn new(start: JobStart, clock: Clock, device: Device) -> Self {
+        let layers = start.components.values().flat_map(|component| component.layers());
+        let reads = layers.flat_map(|layer| &start.program.layer(*layer).reads);
+        let is_condition =
+            |input: &InputId| matches!(start.program.inputs[input.index()].kind, InputKind::Condition(_));
+        let missing = reads.filter_map(|operand| match operand {
+            Operand::Input(input) => Some(*input).filter(is_condition),
+            Operand::Value(_) => None,
+        });
+        Self {
+            missing: missing.collect(),
+            epoch: start.epoch,
+            rows: start.rows,
+            inbox: Inbox::new(Arc::clone(&start.program), start.plan),
+            program: start.program,
+            components: start.components,
+            conditions: HashMap::new(),
+            timesteps: start.timesteps,
+            outlets: start.outlets,
+            recorder: Recorder::new(clock, start.trace),
+            device,
+            report: Some(start.report),
+        }
+    }
+
+    /// Takes a tensor that the plan expects, once.
+    pub(super) fn take(&mut self, tensor: JobTensor) -> Result<(), WorkerFailure> {
+        let JobTensor { input, shape, payload, .. } = tensor;
+        let value = tensor_bytes::from_bytes(&payload, &shape, &self.device)
+            .map_err(|error| WorkerFailure::Unexpected { reason: format!("{input:?}: {error}") })?;
+        let unexpected = |reason: String| WorkerFailure::Unexpected { reason };
+        let name = match input {
+            JobInput::Condition(name) => {
+                self.take_condition(&name, value)?;
+                TensorName::Condition(name)
+            }
+            JobInput::HiddenState { instance, from } => {
+                self.inbox.insert(instance, from, value).map_err(|error| unexpected(error.to_string()))?;
+                TensorName::HiddenState(instance)
+            }
+            JobInput::Latents(step) => {
+                self.inbox.insert_latents(step, value).map_err(|error| unexpected(error.to_string()))?;
+                TensorName::Latents(step)
+            }
+        };
+        self.recorder.received(name);
+        Ok(())
+    }
+
+    /// The next layer that can be computed.
+    pub(super) fn poll_work(&mut self) -> Option<Work<Tensor>> {
+        if self.missing.is_empty() { self.inbox.poll_work() } else { None }
+    }
+
+    /// Computes a layer.
+    pub(super) fn compute(&self, work: &Work<Tensor>) -> Result<Tensor, WorkerFailure> {
+        let name = &self.program.layer(work.layer).name;
+        let operands = work.operands.iter().map(|source| self.operand(work, source));
+        let operands: Vec<Tensor> =
+            operands.collect::<Result<_, _>>().map_err(|error| layer_failure(name, error.into()))?;
+        let operands: Vec<&Tensor> = operands.iter().collect();
+        let component = self.components.get(&work.run.component).ok_or_else(|| WorkerFailure::BadAssignment {
+            reason: format!("a run of {} is planned, which is not assigned here", work.run.component),
+        })?;
+        component.run_layer(work.layer, &operands).map_err(|error| layer_failure(name, error))
+    }
+
+    /// How long a simulated device takes for a layer.
+    pub(super) fn simulated_time(&self, work: &Work<Tensor>, time: &LayerTime) -> Duration {
+        time.of(self.program.layer(work.layer), work.run.lane.rows(self.rows as usize).len() as u32)
+    }
+
+    /// Hands on what a layer wrote, at once.
+    pub(super) fn complete(
+        &mut self,
+        work: &Work<Tensor>,
+        value: Tensor,
+        started: Instant,
+    ) -> Result<(), WorkerFailure> {
+        self.recorder.computed(work, started);
+        let Some(output) = self.inbox.complete(work, value) else { return Ok(()) };
+        let sent = self.outlets.send(output)?;
+        self.recorder.sent(work.run, sent);
+        Ok(())
+    }
+
+    pub(super) fn note_waited(&mut self, since: Instant) {
+        if !self.inbox.is_finished() {
+            self.recorder.waited(since);
+        }
+    }
+
+    /// Says how the job ended; only the first outcome is told.
+    pub(super) fn report(&mut self, outcome: JobOutcome) {
+        if let Some(report) = self.report.take() {
+            report(outcome);
+        }
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.inbox.is_finished()
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub(super) fn into_statistics(self) -> JobStatistics {
+        self.recorder.finish()
+    }
+
+    fn take_condition(&mut self, name: &str, value: Tensor) -> Result<(), WorkerFailure> {
+        let is_it = |kind: &InputKind| matches!(kind, InputKind::Condition(known) if known == name);
+        let place = self.program.inputs.iter().position(|input| is_it(&input.kind));
+        // Ids count inputs by u16; the program was checked when it was made.
+        let input = place.map(|index| InputId(index as u16));
+        let again = || WorkerFailure::Unexpected { reason: format!("the condition {name} is unknown or came twice") };
+        let input = input.filter(|input| !self.conditions.contains_key(input)).ok_or_else(again)?;
+        self.missing.remove(&input);
+        self.conditions.insert(input, value);
+        Ok(())
+    }
+
+    /// # Shapes
+    /// - returns: `[rows of the run's lane, ..]`; `[1]` for the timestep
+    fn operand(&self, work: &Work<Tensor>, source: &Source<Tensor>) -> candle_core::Result<Tensor> {
+        match source {
+            Source::Condition(input) => match self.conditions.get(input) {
+                Some(condition) => self.lane_rows(work.run.lane, condition),
+                None => Err(candle_core::Error::msg("a condition has not arrived")),
+            },
+            Source::Latents(latents) => self.lane_rows(work.run.lane, latents),
+            Source::Timestep => {
+                // One row for all, as the oracle does it: the time embedding's bits do not depend on the batch.
+                let timestep = self.timesteps.get(work.timestep.index()).copied().unwrap_or_default();
+                Tensor::from_vec(vec![timestep as f32], 1, &self.device)
+            }
+            Source::Value(pieces) => match pieces.as_slice() {
+                [whole] => Ok(whole.clone()),
+                pieces => Tensor::cat(pieces, 0),
+            },
+        }
+    }
+
+    fn lane_rows(&self, lane: Lane, tensor: &Tensor) -> candle_core::Result<Tensor> {
+        let rows = lane.rows(self.rows as usize);
+        tensor.narrow(0, rows.start, rows.len())
+    }
+}

@@ -1,0 +1,137 @@
+//! The device: one place that computes, with everything that it computes on.
+//!
+//! ```text
+//!   Node, Component actors ── Start, Release, Run ──►┐ bounded ┌────────────┐ noise predictions ──► coordinator's link
+//!   links' readers ── Take (tensors) ───────────────►┤  queue  │ DeviceCore │ hidden states ─────► peers' links
+//!                                                    └────────►│            │ JobOutcome ────────► Node
+//!                                                              └────────────┘
+//! ```
+//!
+//! [`DeviceCore`](core::DeviceCore) is the same whoever drives it: a thread of its own ([`thread`]), or a task that computes inline and
+//! then sleeps ([`simulated`]), so that a cluster in one process runs under a paused clock.
+
+mod core;
+mod handle;
+mod job;
+mod outlets;
+mod panics;
+mod simulated;
+mod statistics;
+mod thread;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use asyncdiff_common::wire::{DeviceInfo, Tracing, WorkerFailure};
+use asyncdiff_model::component::Component;
+use asyncdiff_model::kernels::Kernels;
+use asyncdiff_plan::{ComponentId, Epoch, Instance, JobId, Program, Rank, RankPlan, StepIndex};
+use bytes::Bytes;
+use candle_core::Device;
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use handle::DeviceHandle;
+pub(crate) use outlets::Outlets;
+pub(crate) use statistics::JobStatistics;
+
+use crate::clock::Clock;
+use crate::config::{DeviceKind, WorkerConfig};
+use crate::error::WorkerError;
+
+/// Commands that may wait for the device. Tensors wait in their links when it is full, so this only bounds what lies between; it is more than
+/// actors ever send at once.
+const QUEUED_COMMANDS: usize = 1024;
+
+/// What the device is to do. Commands are carried out in order, between two layers.
+pub(crate) enum DeviceCommand {
+    /// Forget a job; answered with how it went, or `None` if it is not there.
+    Release { job: JobId, answer: oneshot::Sender<Option<JobStatistics>> },
+    /// Something else that needs the device; it answers for itself.
+    Run(Box<dyn FnOnce(&Kernels) + Send>),
+    /// Begin a job.
+    Start(Box<JobStart>),
+    /// A tensor arrived.
+    Take(JobTensor),
+}
+
+/// Everything that a job needs to run.
+pub(crate) struct JobStart {
+    pub(crate) job: JobId,
+    pub(crate) epoch: Epoch,
+    pub(crate) rows: u32,
+    pub(crate) program: Arc<Program>,
+    pub(crate) plan: RankPlan,
+    pub(crate) timesteps: Vec<f64>,
+    pub(crate) components: BTreeMap<ComponentId, Arc<Component>>,
+    pub(crate) outlets: Outlets,
+    pub(crate) trace: Tracing,
+    /// Called once, when the job has finished or failed. Must not wait.
+    pub(crate) report: Box<dyn FnOnce(JobOutcome) + Send>,
+}
+
+/// How a job ended at this device.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum JobOutcome {
+    /// It cannot go on.
+    Failed {
+        /// Whose run failed; `None` if it was not a component's.
+        component: Option<ComponentId>,
+        /// Why.
+        failure: WorkerFailure,
+    },
+    /// All of its runs are done and sent.
+    Finished,
+}
+
+/// A tensor for a job, admitted by the intake.
+pub(crate) struct JobTensor {
+    pub(crate) job: JobId,
+    pub(crate) epoch: Epoch,
+    pub(crate) input: JobInput,
+    pub(crate) shape: Vec<u32>,
+    pub(crate) payload: Bytes,
+}
+
+/// What a tensor is to its job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum JobInput {
+    Condition(String),
+    HiddenState { instance: Instance, from: Rank },
+    Latents(StepIndex),
+}
+
+/// What drives the device: to be stopped after every handle is gone.
+#[must_use]
+pub(crate) enum Driver {
+    Simulated(simulated::SimulatedDriver),
+    Thread(thread::ThreadDriver),
+}
+
+/// Starts the device that the configuration asks for.
+pub(crate) fn start(config: &WorkerConfig) -> Result<(DeviceHandle, Driver), WorkerError> {
+    let kernels = Kernels::for_device(&Device::Cpu);
+    let info = DeviceInfo { kind: "cpu".to_owned(), threads: config.threads, memory_bytes: config.memory_bytes };
+    let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
+    match &config.device {
+        DeviceKind::Simulated(time) => {
+            let core = core::DeviceCore::new(kernels, Clock::start(), Some(time.clone()));
+            let driver = simulated::start(core, queue);
+            Ok((DeviceHandle::new(commands, info, Some(time.clone())), Driver::Simulated(driver)))
+        }
+        DeviceKind::Thread => {
+            let core = core::DeviceCore::new(kernels, Clock::start(), None);
+            let driver = thread::start(core, queue).map_err(|reason| WorkerError::Thread { reason })?;
+            Ok((DeviceHandle::new(commands, info, None), Driver::Thread(driver)))
+        }
+    }
+}
+
+impl Driver {
+    /// Waits until the device has carried out what it was given and ended, for a bounded time.
+    pub(crate) async fn stop(self) {
+        match self {
+            Self::Simulated(driver) => driver.stop().await,
+            Self::Thread(driver) => driver.stop().await,
+        }
+    }
+}

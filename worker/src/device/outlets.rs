@@ -1,0 +1,80 @@
+//! Where a job's outputs go: straight to the links, from the device's own thread, without waiting.
+
+use std::collections::HashMap;
+
+use asyncdiff_common::wire::{DType, TensorHeader, TensorName, WorkerFailure};
+use asyncdiff_plan::{Epoch, JobId, Output, Rank};
+use asyncdiff_transport::link::{LinkError, LinkSender, TensorFrame};
+use bytes::Bytes;
+use candle_core::Tensor;
+
+use crate::failure::{peer_text, without_hint};
+use crate::tensor_bytes::{shape_of, to_bytes};
+
+/// The links of one job.
+pub(crate) struct Outlets {
+    pub(crate) job: JobId,
+    pub(crate) epoch: Epoch,
+    pub(crate) coordinator: LinkSender,
+    pub(crate) peers: HashMap<Rank, LinkSender>,
+}
+
+/// What was handed to links.
+pub(super) struct Sent {
+    pub(super) name: TensorName,
+    /// Bytes of hidden states, headers and payloads, as the links count them.
+    pub(super) hidden_state_bytes: u64,
+}
+
+impl Outlets {
+    /// Sends an output to everybody who reads it. A full queue means that the peer does not keep up with the plan, which bounds what is
+    /// in flight: the link counts as failed.
+    pub(super) fn send(&self, output: Output<Tensor>) -> Result<Sent, WorkerFailure> {
+        let (name, tensor, links) = match output {
+            Output::HiddenState { instance, to, tensor } => {
+                let links: Option<Vec<&LinkSender>> = to.iter().map(|rank| self.peers.get(rank)).collect();
+                (TensorName::HiddenState(instance), tensor, links)
+            }
+            Output::NoisePrediction { step, lane, tensor } => {
+                (TensorName::NoisePrediction(step, lane), tensor, Some(vec![&self.coordinator]))
+            }
+        };
+        let links = links.ok_or_else(|| WorkerFailure::BadAssignment {
+            reason: format!("{name:?} goes to a rank that is not among the peers"),
+        })?;
+        let payload = to_bytes(&tensor)
+            .map_err(|error| WorkerFailure::Unexpected { reason: format!("{name:?} cannot be sent: {error}") })?;
+        let shape = shape_of(&tensor);
+        let mut hidden_state_bytes = 0;
+        for link in links {
+            let header = TensorHeader {
+                job: self.job,
+                epoch: self.epoch,
+                name: name.clone(),
+                shape: shape.clone(),
+                dtype: DType::F32,
+            };
+            let bytes = send_counted(link, header, payload.clone())?;
+            if matches!(name, TensorName::HiddenState(_)) {
+                hidden_state_bytes += bytes;
+            }
+        }
+        Ok(Sent { name, hidden_state_bytes })
+    }
+}
+
+/// Sends one tensor and returns by how much the link's counters moved. Only the device sends tensors to peers, one at a time, so
+/// that the difference is this tensor's.
+fn send_counted(link: &LinkSender, header: TensorHeader, payload: Bytes) -> Result<u64, WorkerFailure> {
+    let sent_bytes = || {
+        let counters = link.counters();
+        counters.tensor_header_bytes_sent + counters.tensor_payload_bytes_sent
+    };
+    let before = sent_bytes();
+    link.try_send_tensor(TensorFrame { header, payload }).map_err(|error| link_failure(link, &error))?;
+    Ok(sent_bytes() - before)
+}
+
+fn link_failure(link: &LinkSender, error: &LinkError) -> WorkerFailure {
+    WorkerFailure::PeerFailed { peer: peer_text(link.peer()), reason: without_hint(&error.to_string()) }
+}

@@ -1,0 +1,65 @@
+//! A device on an operating system thread of its own: kernels never block the actors' runtime, nor it them.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::DeviceCommand;
+use super::core::DeviceCore;
+
+/// How long a stopping worker waits for the layer that is being computed. The longest that is seen on a CPU, a large attention, takes
+/// some seconds; the process ends all the same.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The device's thread.
+#[must_use]
+pub(crate) struct ThreadDriver {
+    ended: oneshot::Receiver<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// Starts the thread; it ends when every sender of the queue is gone.
+pub(super) fn start(core: DeviceCore, queue: mpsc::Receiver<DeviceCommand>) -> io::Result<ThreadDriver> {
+    let (end, ended) = oneshot::channel();
+    let body = move || {
+        run(core, queue);
+        // Nobody may wait for it.
+        let _ = end.send(());
+    };
+    let thread = std::thread::Builder::new().name("device".to_owned()).spawn(body)?;
+    Ok(ThreadDriver { ended, thread })
+}
+
+impl ThreadDriver {
+    pub(super) async fn stop(self) {
+        match tokio::time::timeout(STOP_DEADLINE, self.ended).await {
+            // Panics are caught inside; one that gets here was printed by its hook.
+            Ok(_) => drop(self.thread.join()),
+            Err(_) => {
+                tracing::warn!(deadline = ?STOP_DEADLINE, "the device still computes; the process ends without it")
+            }
+        }
+    }
+}
+
+fn run(mut core: DeviceCore, mut queue: mpsc::Receiver<DeviceCommand>) {
+    loop {
+        while let Ok(command) = queue.try_recv() {
+            core.handle(command);
+        }
+        if let Some(computed) = core.compute() {
+            core.complete(computed);
+            continue;
+        }
+        let idle_since = Instant::now();
+        match queue.blocking_recv() {
+            Some(command) => {
+                core.note_waited(idle_since);
+                core.handle(command);
+            }
+            None => return,
+        }
+    }
+}

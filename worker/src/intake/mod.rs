@@ -1,0 +1,179 @@
+//! What may come in over this worker's links, and where it goes: nothing but what an assignment or a request expects.
+//!
+//! ```text
+//!   link's thread ── admit(header) ──► Intake ◄── expect_job, ask_parameters, await_latents ── Node and its requests
+//!   link's reader ── route(frame) ───► Intake ──► device (hidden states, latents, conditions)
+//!                                            └──► whoever awaits it (parameters, final latents)
+//! ```
+//!
+//! One lock, held for a few map look-ups: the transport asks about every header on its own thread.
+
+mod job;
+mod parameters;
+mod recent;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use asyncdiff_common::wire::{DType, TensorHeader, TensorName, WeightEntry};
+use asyncdiff_plan::{JobId, StepIndex};
+use asyncdiff_transport::PeerName;
+use asyncdiff_transport::link::{Admission, Refusal, TensorFrame};
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+pub(crate) use job::JobIntake;
+pub(crate) use parameters::{AwaitedParameters, Digest};
+
+use crate::device::{DeviceCommand, JobInput, JobTensor};
+use parameters::Parameters;
+use recent::Recent;
+
+/// Ended jobs that are remembered, so that what was still on its way is late and not a misdeed. Jobs run one by one; this is hours of them.
+const ENDED_JOBS: usize = 256;
+
+/// What may come in.
+#[derive(Debug)]
+pub(crate) struct Intake(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    jobs: HashMap<JobId, JobIntake>,
+    ended: Recent<JobId>,
+    parameters: Parameters,
+    latents: HashMap<(JobId, StepIndex), FinalLatents>,
+}
+
+/// Final latents that a decoder waits for.
+#[derive(Debug)]
+struct FinalLatents {
+    shape: Vec<u32>,
+    receiver: oneshot::Sender<Bytes>,
+}
+
+/// Waits for final latents; they are not expected any more when this is dropped.
+#[must_use]
+pub(crate) struct AwaitedLatents {
+    intake: Arc<Intake>,
+    place: (JobId, StepIndex),
+    payload: oneshot::Receiver<Bytes>,
+}
+
+impl Intake {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(State {
+            jobs: HashMap::new(),
+            ended: Recent::new(ENDED_JOBS),
+            parameters: Parameters::default(),
+            latents: HashMap::new(),
+        })))
+    }
+
+    /// Lets in what a job's plan says, in place of what an older epoch of it said.
+    pub(crate) fn expect_job(&self, job: JobIntake) {
+        let mut state = self.state();
+        state.ended.forget(&job.id());
+        state.jobs.insert(job.id(), job);
+    }
+
+    /// What still comes of a job is late from now on.
+    pub(crate) fn end_job(&self, job: JobId) {
+        let mut state = self.state();
+        state.jobs.remove(&job);
+        state.latents.retain(|(owner, _), _| *owner != job);
+        state.ended.add(job);
+    }
+
+    /// Lets in these parameters, each once.
+    pub(crate) fn ask_parameters(self: &Arc<Self>, entries: &[WeightEntry]) -> AwaitedParameters {
+        let (ticket, arrived) = self.state().parameters.ask(entries);
+        AwaitedParameters::new(Arc::clone(self), ticket, arrived)
+    }
+
+    /// Lets in the final latents of a job.
+    pub(crate) fn await_latents(self: &Arc<Self>, place: (JobId, StepIndex), shape: Vec<u32>) -> AwaitedLatents {
+        let (receiver, payload) = oneshot::channel();
+        self.state().latents.insert(place, FinalLatents { shape, receiver });
+        AwaitedLatents { intake: Arc::clone(self), place, payload }
+    }
+
+    /// Hands an admitted tensor to whoever waits for it; what is left is for the device. `None` also for what nobody wants any more.
+    pub(crate) fn route(&self, frame: TensorFrame) -> Option<DeviceCommand> {
+        let TensorFrame { header: TensorHeader { job, epoch, name, shape, .. }, payload } = frame;
+        let mut state = self.state();
+        let input = match name {
+            TensorName::Weight(digest) => {
+                state.parameters.deliver(&digest, &payload);
+                return None;
+            }
+            TensorName::Latents(step) => match state.latents.remove(&(job, step)) {
+                Some(decoder) => {
+                    // A decoder that gave up has dropped its end.
+                    drop(decoder.receiver.send(payload));
+                    return None;
+                }
+                None => JobInput::Latents(step),
+            },
+            TensorName::Condition(name) => JobInput::Condition(name),
+            TensorName::HiddenState(instance) => {
+                JobInput::HiddenState { instance, from: state.jobs.get(&job)?.sender(instance)? }
+            }
+            // Never admitted.
+            TensorName::NoisePrediction(..) | TensorName::Reply { .. } => return None,
+        };
+        Some(DeviceCommand::Take(JobTensor { job, epoch, input, shape, payload }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is one map operation; none leaves the state half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Admission for Intake {
+    fn admit(&self, peer: &PeerName, header: &TensorHeader) -> Result<(), Refusal> {
+        let state = self.state();
+        match (&header.name, peer) {
+            (TensorName::Weight(digest), PeerName::Coordinator) => state.parameters.admit(digest, header),
+            (TensorName::Latents(step), PeerName::Coordinator) if state.latents.contains_key(&(header.job, *step)) => {
+                check_form(&state.latents[&(header.job, *step)].shape, header)
+            }
+            (TensorName::NoisePrediction(..) | TensorName::Reply { .. } | TensorName::Weight(_), _) => {
+                Err(Refusal::Unexpected)
+            }
+            _ => match state.jobs.get(&header.job) {
+                Some(job) => job.admit(peer, header),
+                None if state.ended.contains(&header.job) => Err(Refusal::EndedJob { job: header.job }),
+                None => Err(Refusal::UnknownJob { job: header.job }),
+            },
+        }
+    }
+}
+
+impl AwaitedLatents {
+    /// The latents' bytes; `None` if the job was released first.
+    pub(crate) async fn payload(&mut self) -> Option<Bytes> {
+        (&mut self.payload).await.ok()
+    }
+}
+
+impl Drop for AwaitedLatents {
+    fn drop(&mut self) {
+        let mut state = self.intake.state();
+        // Another request may have taken the place.
+        if state.latents.get(&self.place).is_some_and(|latents| latents.receiver.is_closed()) {
+            state.latents.remove(&self.place);
+        }
+    }
+}
+
+/// Compares shape and element type with what the plan says; hidden states, latents and conditions travel as F32.
+fn check_form(expected: &[u32], header: &TensorHeader) -> Result<(), Refusal> {
+    if header.dtype != DType::F32 {
+        return Err(Refusal::WrongDType { expected: DType::F32, found: header.dtype });
+    }
+    if header.shape != expected {
+        return Err(Refusal::WrongShape { expected: expected.to_vec(), found: header.shape.clone() });
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! A worker's life: starts the device and the actors, waits for the end, leaves in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use asyncdiff_common::wire::Endpoint;
+use asyncdiff_transport::network::Network;
+use ractor::{Actor, ActorRef};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::actors::{Node, NodeArguments, NodeMessage};
+use crate::config::WorkerConfig;
+use crate::device;
+use crate::error::WorkerError;
+use crate::system;
+use crate::weights::LocalCheckpoint;
+
+/// How long a leaving worker waits for its actors; a goodbye takes a round trip, and links give themselves a second to drain.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Runs a worker until `shutdown` completes or it cannot go on.
+///
+/// `coordinator`: where the coordinator may be, the likeliest first. While it cannot be reached the worker looks for it again and again.
+/// Several workers may run in one process, each on a network of its own.
+pub async fn run(
+    config: WorkerConfig,
+    network: Arc<dyn Network>,
+    coordinator: Vec<Endpoint>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), WorkerError> {
+    let local = open_local(config.model.clone()).await?;
+    let (device, driver) = device::start(&config)?;
+    let (ended, mut has_ended) = oneshot::channel();
+    let arguments = NodeArguments {
+        network,
+        coordinator,
+        device,
+        local,
+        membership: config.membership,
+        incarnation: system::unix_micros(),
+        ended,
+    };
+    let bug = |reason: String| WorkerError::Bug { part: "root actor", reason };
+    let (node, mut task) = Node::spawn(None, Node, arguments).await.map_err(|error| bug(error.to_string()))?;
+    let result = tokio::select! {
+        error = &mut has_ended => Err(error.unwrap_or_else(|_| bug("it ended".to_owned()))),
+        _ = &mut task => Err(bug("it ended".to_owned())),
+        () = shutdown => {
+            leave(&node).await;
+            Ok(())
+        }
+    };
+    stop(node, task).await;
+    driver.stop().await;
+    result
+}
+
+/// Opening a checkpoint reads files, or asks the hub for them: not on the actors' threads.
+async fn open_local(model: Option<String>) -> Result<Option<Arc<LocalCheckpoint>>, WorkerError> {
+    let Some(model) = model else { return Ok(None) };
+    let opened = tokio::task::spawn_blocking(move || LocalCheckpoint::open(&model)).await;
+    let bug = |error: tokio::task::JoinError| WorkerError::Bug { part: "checkpoint", reason: error.to_string() };
+    Ok(Some(Arc::new(opened.map_err(bug)??)))
+}
+
+async fn leave(node: &ActorRef<NodeMessage>) {
+    let (left, has_left) = oneshot::channel();
+    let reason = "the worker was asked to stop".to_owned();
+    if node.cast(NodeMessage::Leave { reason, left }).is_err() {
+        return;
+    }
+    if tokio::time::timeout(LEAVE_DEADLINE, has_left).await.is_err() {
+        tracing::warn!(deadline = ?LEAVE_DEADLINE, "leaving without a goodbye");
+    }
+}
+
+async fn stop(node: ActorRef<NodeMessage>, mut task: JoinHandle<()>) {
+    node.stop(None);
+    if !task.is_finished() && tokio::time::timeout(LEAVE_DEADLINE, &mut task).await.is_err() {
+        tracing::warn!(deadline = ?LEAVE_DEADLINE, "the actors have not ended in time");
+        task.abort();
+    }
+}

@@ -1,0 +1,59 @@
+//! Facts about this machine and process, as Linux tells them.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Memory that is assumed where the operating system does not say: enough for small models, refused for large ones with a message
+/// that names the setting.
+const UNKNOWN_MEMORY_BYTES: u64 = 8 << 30;
+
+/// Bytes that this process may still take: what the machine has available, or its control group's limit if that is less.
+pub(crate) fn available_memory_bytes() -> u64 {
+    let machine = read("/proc/meminfo").and_then(|text| kibibytes(&text, "MemAvailable:"));
+    let group = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
+    match (machine, group) {
+        (Some(machine), Some(group)) => machine.min(group),
+        (Some(bytes), None) | (None, Some(bytes)) => bytes,
+        (None, None) => UNKNOWN_MEMORY_BYTES,
+    }
+}
+
+/// The most resident memory that this process ever had; 0 where the operating system does not say.
+pub(crate) fn peak_memory_bytes() -> u64 {
+    read("/proc/self/status").and_then(|text| kibibytes(&text, "VmHWM:")).unwrap_or_default()
+}
+
+/// Microseconds since 1970.
+pub(crate) fn unix_micros() -> u64 {
+    // A clock before 1970 counts as 1970; u64 holds half a million years of microseconds.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+}
+
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(path).ok()
+}
+
+/// The bytes in a line such as `VmHWM:    1234 kB`.
+fn kibibytes(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    let number: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    number.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_tables_are_read() {
+        let text = "VmPeak:\t  20 kB\nVmHWM:\t    1024 kB\nVmRSS:\t garbage\n";
+        assert_eq!(kibibytes(text, "VmHWM:"), Some(1 << 20));
+        assert_eq!(kibibytes(text, "VmRSS:"), None);
+        assert_eq!(kibibytes(text, "VmSwap:"), None);
+    }
+
+    #[test]
+    fn this_process_has_used_memory() {
+        assert!(peak_memory_bytes() > 1 << 20);
+        assert!(available_memory_bytes() > 1 << 20);
+    }
+}
