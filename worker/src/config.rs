@@ -38,7 +38,9 @@ pub enum DeviceKind {
 
 /// How long a simulated device takes for a layer and a number of rows. Called for every layer before it is computed.
 #[derive(Clone)]
-pub struct LayerTime(Arc<dyn Fn(&Layer, u32) -> Duration + Send + Sync>);
+pub struct LayerTime(Arc<TimeOf>);
+
+type TimeOf = dyn Fn(&Layer, u32) -> Duration + Send + Sync;
 
 /// Whether the coordinator counts on this worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

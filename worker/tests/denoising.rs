@@ -108,6 +108,20 @@ async fn a_released_job_reports_layers_bytes_and_a_trace() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_holds_the_parameters_of_its_layers_and_no_others() {
+    let job = TinyJob::new(2, 2, CutShape::Contiguous, schedule(2, 1, 1));
+    let mut cluster = Cluster::start(vec![simulated(), simulated()]).await;
+    let answers = job.assign(&mut cluster.coordinator, JOB, &cluster.names).await;
+    for (rank, answer) in job.placed.ranks().zip(answers) {
+        let Ok(WorkerReply::Assigned { resident_bytes }) = answer else { panic!("{answer:?}") };
+        let assignment = job.assignment(&mut cluster.coordinator, JOB, rank, &cluster.names);
+        let elements = |shape: &[u32]| shape.iter().map(|&axis| u64::from(axis)).product::<u64>();
+        let share: u64 = assignment.weights.iter().map(|entry| 4 * elements(&entry.shape)).sum();
+        assert!((share..=share + share / 10).contains(&resident_bytes), "{resident_bytes} of {share}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_next_job_finds_its_component_loaded() {
     let job = TinyJob::new(1, 1, CutShape::Contiguous, schedule(2, 1, 1));
     let mut cluster = Cluster::start(vec![simulated()]).await;

@@ -12,7 +12,7 @@ use asyncdiff_common::wire::{
 use asyncdiff_plan::{Epoch, JobId};
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::link::{AdmitEverything, Link, LinkSender, TensorFrame};
-use asyncdiff_transport::network::{Network, SimulatedNetwork, SimulatedProcess};
+use asyncdiff_transport::network::{Network, SimulatedNetwork};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -22,7 +22,7 @@ use super::weights::WeightStore;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct FakeCoordinator {
-    process: Arc<SimulatedProcess>,
+    network: Arc<dyn Network>,
     pub(crate) workers: BTreeMap<PeerName, WorkerSession>,
     pub(crate) weights: WeightStore,
     /// Parameters that were asked for so far.
@@ -49,9 +49,13 @@ pub(crate) enum Event {
 
 impl FakeCoordinator {
     pub(crate) fn new(hub: &SimulatedNetwork) -> Self {
+        Self::on(hub.process(PeerName::Coordinator))
+    }
+
+    pub(crate) fn on(network: Arc<dyn Network>) -> Self {
         let (sender, arrivals) = mpsc::channel(4096);
         Self {
-            process: hub.process(PeerName::Coordinator),
+            network,
             workers: BTreeMap::new(),
             weights: WeightStore::default(),
             asked_weights: 0,
@@ -65,7 +69,7 @@ impl FakeCoordinator {
 
     /// Accepts one worker without answering its `Hello`.
     pub(crate) async fn accept(&mut self) -> PeerName {
-        let incoming = tokio::time::timeout(PATIENCE, self.process.accept()).await.unwrap().unwrap();
+        let incoming = tokio::time::timeout(PATIENCE, self.network.accept()).await.unwrap().unwrap();
         let peer = incoming.peer().clone();
         let Link { sender: link, mut control, mut tensors } = incoming.accept(Arc::new(AdmitEverything));
         let (name, events) = (peer.clone(), self.sender.clone());

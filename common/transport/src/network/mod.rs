@@ -5,7 +5,7 @@
 //!   Network::accept() ──► Incoming ── accept(admission) ──► Link      the other's
 //! ```
 //!
-//! [`SimulatedNetwork`] carries it between any number of named processes in one program.
+//! [`QuicNode`](crate::quic::QuicNode) carries it between processes, [`SimulatedNetwork`] between any number of named processes in one program.
 
 mod simulated;
 
