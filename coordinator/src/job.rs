@@ -42,7 +42,8 @@ pub struct JobSettings {
 impl Default for JobSettings {
     fn default() -> Self {
         Self {
-            // 50 steps and guidance 7.5 are what diffusers' StableDiffusionPipeline defaults to, and what published figures use.
+            // 50 steps and guidance 7.5 are what diffusers' StableDiffusionPipeline defaults to, and what published
+            // figures use.
             steps: NonZeroU32::MIN.saturating_add(49),
             seed: 0,
             guidance_scale: 7.5,
@@ -110,6 +111,8 @@ pub enum Fault {
     Bug,
     /// The user stopped it.
     Cancelled,
+    /// A device: not enough memory.
+    Hardware,
     /// Configuration, arguments, checkpoint: the operator can mend it.
     Operator,
     /// A worker or the network.

@@ -1,0 +1,117 @@
+//! The actor: what it is started with, what it hears, and to whom each message goes.
+
+use std::sync::Arc;
+
+use asyncdiff_common::wire::WorkerFailure;
+use asyncdiff_plan::{Event, Lane, Rank, StepIndex};
+use bytes::Bytes;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
+
+use super::finish::Decoder;
+use super::prepare::Prepared;
+use super::state::DenoiserState;
+use crate::actors::Limits;
+use crate::actors::job_reporter::JobReporter;
+use crate::actors::session::WorkerHandle;
+use crate::failure::JobFailed;
+use crate::job_spec::JobOutcome;
+use crate::model_store::{CheckedJob, ModelStore};
+
+/// The denoiser of one job.
+///
+/// Started by the Queue when it is the job's turn; ends with the job, and reports its end before that. Messages left
+/// over are noise predictions of a job that has ended.
+pub(crate) struct Denoiser;
+
+pub(crate) struct DenoiserArguments {
+    pub(crate) checked: Box<CheckedJob>,
+    pub(crate) reporter: JobReporter,
+    /// Who may take part; rank `i` is at most the worker at `i`.
+    pub(crate) workers: Vec<WorkerHandle>,
+    pub(crate) store: Arc<ModelStore>,
+    pub(crate) limits: Limits,
+}
+
+/// A noise prediction as the task that receives tensors hands it over.
+pub(crate) struct ArrivedPrediction {
+    pub(crate) step: StepIndex,
+    pub(crate) lane: Lane,
+    pub(crate) from: Rank,
+    pub(crate) payload: Bytes,
+    pub(crate) arrived: Instant,
+}
+
+pub(crate) enum DenoiserMessage {
+    Begin,
+    Cancel,
+    DecoderPrepared(DecoderPrepared),
+    Finished(FinishResult),
+    Prediction(ArrivedPrediction),
+    Prepared(PrepareResult),
+    /// A worker that another one could not reach was not lost meanwhile.
+    SuspicionExpired(SuspicionExpired),
+    Tick,
+    WorkerFailed {
+        worker: String,
+        failure: WorkerFailure,
+    },
+    WorkerLost {
+        worker: String,
+        reason: String,
+    },
+}
+
+/// What the decoder's task came back with; only this module can look inside.
+pub(crate) struct DecoderPrepared(pub(super) Result<Decoder, JobFailed>);
+/// What the finishing task came back with.
+pub(crate) struct FinishResult(pub(super) Result<Box<JobOutcome>, JobFailed>);
+/// What the preparing task came back with.
+pub(crate) struct PrepareResult(pub(super) Result<Box<Prepared>, JobFailed>);
+
+/// What a worker said of another one that it could not reach.
+pub(crate) struct SuspicionExpired(pub(super) JobFailed);
+
+impl Actor for Denoiser {
+    type Msg = DenoiserMessage;
+    type State = DenoiserState;
+    type Arguments = DenoiserArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<DenoiserMessage>,
+        arguments: DenoiserArguments,
+    ) -> Result<DenoiserState, ActorProcessingErr> {
+        // Not begun here: a panic in what follows is the job's and must find the actor supervised.
+        myself.send_message(DenoiserMessage::Begin)?;
+        Ok(DenoiserState::new(arguments))
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<DenoiserMessage>,
+        message: DenoiserMessage,
+        state: &mut DenoiserState,
+    ) -> Result<(), ActorProcessingErr> {
+        let span = state.span();
+        let _entered = span.enter();
+        match message {
+            DenoiserMessage::Prediction(prediction) => {
+                state.denoise(&myself, |denoising| denoising.handle_prediction(prediction));
+            }
+            DenoiserMessage::Tick => state.denoise(&myself, |denoising| denoising.handle_event(Event::Tick)),
+            DenoiserMessage::Begin => state.begin(&myself),
+            DenoiserMessage::Cancel => state.cancel(&myself),
+            DenoiserMessage::DecoderPrepared(DecoderPrepared(decoder)) => state.handle_decoder(&myself, decoder),
+            DenoiserMessage::Finished(FinishResult(result)) => state.end(&myself, result),
+            DenoiserMessage::Prepared(PrepareResult(prepared)) => match prepared {
+                Ok(prepared) => state.start_denoising(&myself, *prepared),
+                Err(failed) => state.end(&myself, Err(failed)),
+            },
+            DenoiserMessage::SuspicionExpired(SuspicionExpired(failed)) => state.end(&myself, Err(failed)),
+            DenoiserMessage::WorkerFailed { worker, failure } => state.handle_worker_failed(&myself, worker, failure),
+            DenoiserMessage::WorkerLost { worker, reason } => state.handle_worker_lost(&myself, worker, reason),
+        }
+        Ok(())
+    }
+}

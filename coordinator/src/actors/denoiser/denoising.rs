@@ -1,0 +1,142 @@
+//! The denoising loop between links: the path that everything else waits for.
+//!
+//! From a noise prediction in the mailbox to latents in the links' queues there is no lock, no await and no other
+//! actor.
+
+use asyncdiff_common::wire::{DType, TensorHeader, TensorName};
+use asyncdiff_plan::{DenoiseEngine, Event, JobFailure, JobId, Rank, StepIndex};
+use asyncdiff_transport::link::TensorFrame;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::EPOCH;
+use super::actor::ArrivedPrediction;
+use super::recorder::{Recorded, Recorder};
+use crate::actors::session::WorkerHandle;
+use crate::denoise::{DenoiseLoop, Denoised, Effect};
+use crate::failure::JobFailed;
+
+/// A running loop with its workers.
+pub(super) struct Denoising {
+    denoise_loop: DenoiseLoop,
+    /// By rank.
+    ranks: Vec<WorkerHandle>,
+    job: JobId,
+    /// Axes of what is sent at a step.
+    axes: Vec<u32>,
+    recorder: Recorder,
+    /// Why the rank that the engine was told of is lost.
+    loss: String,
+}
+
+/// What came of an event.
+#[must_use]
+pub(super) enum Progress {
+    Failed(JobFailed),
+    Finished,
+    Going,
+}
+
+impl Denoising {
+    pub(super) fn new(denoise_loop: DenoiseLoop, ranks: Vec<WorkerHandle>, job: JobId, recorder: Recorder) -> Self {
+        let axes = denoise_loop.axes();
+        Self { denoise_loop, ranks, job, axes, recorder, loss: String::new() }
+    }
+
+    pub(super) fn engine(&self) -> &DenoiseEngine {
+        self.denoise_loop.engine()
+    }
+
+    pub(super) fn steps_taken(&self) -> u32 {
+        self.engine().steps_taken().0
+    }
+
+    pub(super) fn handle_prediction(&mut self, prediction: ArrivedPrediction) -> Progress {
+        let ArrivedPrediction { step, lane, from, payload, arrived } = prediction;
+        let now = Instant::now();
+        self.denoise_loop.handle_prediction((step, lane), from, &payload, now.into_std());
+        let progress = self.run_effects(Some(arrived));
+        self.recorder.predicted(step, lane, arrived, now);
+        progress
+    }
+
+    pub(super) fn handle_event(&mut self, event: Event) -> Progress {
+        self.denoise_loop.handle_event(event, Instant::now().into_std());
+        self.run_effects(None)
+    }
+
+    pub(super) fn handle_worker_lost(&mut self, worker: &str, reason: String) -> Progress {
+        let rank = self.ranks.iter().position(|handle| handle.name() == worker);
+        let Some(rank) = rank.and_then(|rank| u16::try_from(rank).ok()) else { return Progress::Going };
+        self.loss = reason;
+        self.handle_event(Event::WorkerLost { rank: Rank(rank) })
+    }
+
+    pub(super) fn into_results(self) -> (Denoised, Recorded) {
+        (self.denoise_loop.into_denoised(), self.recorder.finish())
+    }
+
+    fn run_effects(&mut self, arrived: Option<Instant>) -> Progress {
+        let mut before = Instant::now();
+        while let Some(effect) = self.denoise_loop.poll_effect(before.into_std()) {
+            let now = Instant::now();
+            match effect {
+                Effect::Failed(failure) => return Progress::Failed(self.job_failed(failure)),
+                Effect::Finished => return Progress::Finished,
+                Effect::SendLatents { step, to, payload } => {
+                    if let Err(failed) = self.run_send_latents(step, &to, &payload) {
+                        return Progress::Failed(failed);
+                    }
+                    self.recorder.departed(arrived, Instant::now());
+                }
+                Effect::StepTaken(step) => self.recorder.stepped(step, before, now),
+            }
+            before = now;
+        }
+        Progress::Going
+    }
+
+    fn run_send_latents(&self, step: StepIndex, to: &[Rank], payload: &Bytes) -> Result<(), JobFailed> {
+        for rank in to {
+            let Some(worker) = self.ranks.get(rank.index()) else { continue };
+            let header = TensorHeader {
+                job: self.job,
+                epoch: EPOCH,
+                name: TensorName::Latents(step),
+                shape: self.axes.clone(),
+                dtype: DType::F32,
+            };
+            let frame = TensorFrame { header, payload: payload.clone() };
+            worker.link().try_send_tensor(frame).map_err(|error| {
+                let (reason, _) = crate::failure::split_hint(&error.to_string());
+                let worker = worker.name().to_owned();
+                match worker_is_lost(&error) {
+                    true => JobFailed::WorkerLost { worker, reason },
+                    false => JobFailed::Stalled { worker, reason },
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The engine's failure with names instead of ranks.
+    fn job_failed(&self, failure: JobFailure) -> JobFailed {
+        let name = |rank: Rank| self.ranks.get(rank.index()).map_or_else(|| rank.to_string(), |w| w.name().to_owned());
+        match failure {
+            JobFailure::Cancelled { step } => JobFailed::Cancelled { steps: step.0 },
+            JobFailure::StepOverdue { step, waited, waiting_for } => {
+                JobFailed::StepOverdue { worker: name(waiting_for), step, waited }
+            }
+            JobFailure::UnexpectedPrediction { from, step, lane } => {
+                JobFailed::UnexpectedPrediction { worker: name(from), step, lane }
+            }
+            JobFailure::WorkerLost { rank, .. } => {
+                JobFailed::WorkerLost { worker: name(rank), reason: self.loss.clone() }
+            }
+        }
+    }
+}
+
+fn worker_is_lost(error: &asyncdiff_transport::link::LinkError) -> bool {
+    matches!(error, asyncdiff_transport::link::LinkError::Closed(_))
+}

@@ -1,0 +1,59 @@
+//! What a finished job's summary says, from the plan's prediction and the ranks' reports.
+
+use std::collections::BTreeMap;
+
+use asyncdiff_common::wire::RankReport;
+use asyncdiff_plan::{Choice, Lane, LayerId};
+
+use super::recorder::Recorded;
+use crate::job::JobSummary;
+
+/// Sums a job up. `reports` are by rank; a rank that could not report any more counts as silent.
+pub(super) fn summarize(
+    choice: &Choice,
+    workers: Vec<String>,
+    reports: &[RankReport],
+    recorded: &Recorded,
+    total_seconds: f64,
+) -> JobSummary {
+    let schedule = &choice.placed.plan.schedule;
+    let steps = schedule.steps.get();
+    let sent: u64 = reports.iter().map(|report| report.hidden_state_bytes_sent).sum();
+    JobSummary {
+        plan: choice.reason.clone(),
+        workers,
+        components: choice.placed.plan.partition.components() as u16,
+        stride: schedule.stride.get(),
+        warm_up: schedule.warm_up_steps(),
+        steps,
+        denoise_seconds: recorded.denoise_seconds,
+        total_seconds,
+        predicted_seconds: choice.prediction.seconds,
+        alone_seconds: alone_seconds(choice, reports, recorded),
+        bytes_per_step: sent as f64 / f64::from(steps),
+        predicted_bytes_per_step: choice.prediction.bytes_per_step,
+        resident_bytes: reports.iter().map(|report| report.resident_bytes).collect(),
+        peak_memory_bytes: reports.iter().map(|report| report.peak_memory_bytes).collect(),
+        turnaround_seconds: recorded.median_turnaround_seconds,
+    }
+}
+
+/// What one worker alone would take: every layer once per step, as long as it took here, and the coordinator's part.
+fn alone_seconds(choice: &Choice, reports: &[RankReport], recorded: &Recorded) -> f64 {
+    let mut by_layer: BTreeMap<LayerId, (f64, u32)> = BTreeMap::new();
+    for (layer, seconds) in reports.iter().flat_map(|report| &report.layer_seconds) {
+        let (sum, count) = by_layer.entry(*layer).or_default();
+        *sum += seconds;
+        *count += 1;
+    }
+    if by_layer.is_empty() {
+        return choice.prediction.alone_seconds;
+    }
+    let step: f64 = by_layer.values().map(|(sum, count)| sum / f64::from(*count)).sum();
+    let schedule = &choice.placed.plan.schedule;
+    // A layer's time is that of one run: half of the batch where most runs have a lane.
+    let only_warm_up = schedule.warm_up_steps() == schedule.steps.get();
+    let lanes = if only_warm_up { schedule.warm_up_lanes() } else { schedule.lanes() };
+    let runs_per_step = if lanes == [Lane::Whole] { 1.0 } else { 2.0 };
+    f64::from(schedule.steps.get()) * (step * runs_per_step + recorded.median_turnaround_seconds)
+}

@@ -1,0 +1,44 @@
+//! How a running job tells the queue what it is doing.
+
+use asyncdiff_plan::JobId;
+use ractor::ActorRef;
+
+use super::queue::{JobEnd, QueueMessage};
+
+/// Reports of one job. If the queue is gone the whole coordinator is, and nobody is left to hear.
+#[derive(Clone)]
+pub(crate) struct JobReporter {
+    pub(crate) job: JobId,
+    pub(crate) queue: ActorRef<QueueMessage>,
+}
+
+impl JobReporter {
+    /// The job begins something else.
+    pub(crate) fn phase(&self, phase: &'static str) {
+        tracing::info!(job = %self.job, phase, "job");
+        self.send(QueueMessage::PhaseChanged { job: self.job, phase });
+    }
+
+    /// Steps were taken.
+    pub(crate) fn steps(&self, taken: u32) {
+        self.send(QueueMessage::StepsTaken { job: self.job, taken });
+    }
+
+    /// Something that the user should know.
+    pub(crate) fn warnings(&self, warnings: Vec<String>) {
+        if !warnings.is_empty() {
+            self.send(QueueMessage::Warned { job: self.job, warnings });
+        }
+    }
+
+    /// The job ended.
+    pub(crate) fn ended(&self, end: JobEnd) {
+        self.send(QueueMessage::JobEnded { job: self.job, end });
+    }
+
+    fn send(&self, message: QueueMessage) {
+        if self.queue.send_message(message).is_err() {
+            tracing::debug!(job = %self.job, "the queue has ended");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The coordinator's actors: who starts whom, and what is lost with whom.
+//!
+//! ```text
+//!   Coordinator (root)             ends with the process; if a child below fails, so does the whole: it would be a bug
+//!   ├── Membership                 owns the accept loop and the table of names
+//!   │   └── WorkerSession × n      one per link; its end is its worker's loss and nobody else's
+//!   └── Queue                      owns all jobs' records
+//!       └── Denoiser × 0 or 1      one per running job; its failure is its job's
+//! ```
+//!
+//! Messages:
+//!
+//! ```text
+//!   Membership ──► Queue           WorkerJoined, WorkerLeft
+//!   WorkerSession ──► Membership   Introduced; its end comes by supervision
+//!   WorkerSession ──► Denoiser     Prediction (from the task that receives tensors), WorkerLost, WorkerFailed
+//!   Denoiser ──► WorkerSession     requests; tensors go straight to the link
+//!   Denoiser ──► Queue             phases, steps, the end
+//! ```
+//!
+//! A handler never waits. What takes time (requests, planning, hashing, reading files) is done in tasks that the actor
+//! owns: they are aborted when it ends, and come back as messages. Messages left in the mailbox of an actor that ended
+//! are dropped: replies that others wait for then end their waiting with an error.
+
+mod denoiser;
+mod job_reporter;
+mod limits;
+mod membership;
+mod owned_task;
+mod planning;
+mod queue;
+mod root;
+mod session;
+
+pub use limits::Limits;
+pub(crate) use membership::MembershipMessage;
+pub(crate) use owned_task::OwnedTask;
+pub(crate) use planning::make_plan;
+pub use queue::QueueFull;
+pub(crate) use queue::{JobView, QueueMessage};
+pub(crate) use root::{Coordinator, CoordinatorArguments, CoordinatorMessage, Parts};
+pub use session::{TensorCounts, WorkerRecord, WorkerState};

@@ -1,0 +1,249 @@
+//! A worker as the coordinator's other actors use it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use asyncdiff_common::wire::{DenoiserSpec, Endpoint, Hello, WorkerReply, WorkerRequest};
+use asyncdiff_plan::{JobId, PlacedPlan, Rank};
+use asyncdiff_transport::link::LinkSender;
+use bytes::Bytes;
+use ractor::{ActorId, ActorRef};
+use tokio::sync::{oneshot, watch};
+
+use super::admission::ExpectedOfJob;
+use super::requests::{Answer, NewRequest, RequestFailed};
+use super::tensors::{Route, Routes};
+use super::{SessionAdmission, SessionMessage, TensorPromise, TensorSpec, WorkerRecord, WorkerState};
+use crate::actors::denoiser::{DenoiserMessage, EPOCH};
+use crate::denoise::LoopSettings;
+use crate::failure::JobFailed;
+
+/// Measurements kept per session: one for each picture size, with and without guidance, in use.
+const MEASUREMENTS_KEPT: usize = 16;
+
+/// One session with a worker. Clones are the same session; a worker that comes back has another.
+#[derive(Clone)]
+pub(crate) struct WorkerHandle(Arc<Inner>);
+
+struct Inner {
+    introduction: Introduction,
+    session: ActorRef<SessionMessage>,
+    link: LinkSender,
+    admission: Arc<SessionAdmission>,
+    routes: watch::Sender<Routes>,
+    measured: Mutex<Vec<(MeasuredWhat, Arc<[f64]>)>>,
+}
+
+type MeasuredWhat = (DenoiserSpec, u32);
+
+/// Who a worker is: its certificate's name and what it said of itself.
+#[derive(Clone)]
+pub(crate) struct Introduction {
+    pub(crate) name: String,
+    pub(crate) hello: Hello,
+    /// Where other workers reach it.
+    pub(crate) endpoint: Endpoint,
+}
+
+/// What a session needs to let a job's noise predictions in.
+pub(crate) struct JobDoor<'a> {
+    pub(crate) job: JobId,
+    pub(crate) rank: Rank,
+    pub(crate) placed: &'a PlacedPlan,
+    pub(crate) settings: LoopSettings,
+    pub(crate) denoiser: ActorRef<DenoiserMessage>,
+}
+
+impl WorkerHandle {
+    pub(super) fn new(
+        introduction: Introduction,
+        session: ActorRef<SessionMessage>,
+        link: LinkSender,
+        admission: Arc<SessionAdmission>,
+        routes: watch::Sender<Routes>,
+    ) -> Self {
+        Self(Arc::new(Inner { introduction, session, link, admission, routes, measured: Mutex::default() }))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.0.introduction.name
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.0.introduction.endpoint
+    }
+
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.0.introduction.hello.incarnation
+    }
+
+    pub(crate) fn session_id(&self) -> ActorId {
+        self.0.session.get_id()
+    }
+
+    pub(crate) fn session(&self) -> &ActorRef<SessionMessage> {
+        &self.0.session
+    }
+
+    pub(crate) fn link(&self) -> &LinkSender {
+        &self.0.link
+    }
+
+    /// Whether the link is open: a lost worker's session may not have ended yet.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.0.link.close_reason().is_none()
+    }
+
+    /// Whether the worker shares this machine: it is in this process or comes from a loopback address.
+    pub(crate) fn is_local(&self) -> bool {
+        self.0.link.remote_address().is_none_or(|address| address.ip().is_loopback())
+    }
+
+    /// The worker as users see it.
+    pub(crate) fn record(&self) -> WorkerRecord {
+        let routes = self.0.routes.borrow().clone();
+        let serving = routes.iter().next();
+        let Introduction { name, hello, endpoint } = &self.0.introduction;
+        WorkerRecord {
+            name: name.clone(),
+            state: if serving.is_some() { WorkerState::Working } else { WorkerState::Ready },
+            job: serving.map(|(job, _)| *job),
+            rank: serving.map(|(_, route)| route.rank.0),
+            version: hello.version.clone(),
+            devices: hello.devices.clone(),
+            address: format!("{}:{}", endpoint.host, endpoint.control_port),
+            process_id: hello.process_id,
+            tensors: self.0.admission.counts(),
+        }
+    }
+
+    /// Asks the worker for something and waits for its answer.
+    pub(crate) async fn request(
+        &self,
+        what: &'static str,
+        body: WorkerRequest,
+        within: Duration,
+    ) -> Result<WorkerReply, JobFailed> {
+        let answer = self.ask(body, within, None);
+        self.answered(what, answer).await
+    }
+
+    /// The same for a request that is answered with a tensor too; the tensor may be waited for later.
+    pub(crate) async fn request_tensor(
+        &self,
+        what: &'static str,
+        body: WorkerRequest,
+        tensor: TensorSpec,
+        within: Duration,
+    ) -> Result<(WorkerReply, TensorPromise), JobFailed> {
+        let (sender, promise) = oneshot::channel();
+        let answer = self.ask(body, within, Some((tensor, sender)));
+        Ok((self.answered(what, answer).await?, promise))
+    }
+
+    /// Waits for a promised tensor.
+    pub(crate) async fn promised(
+        &self,
+        what: &'static str,
+        promise: TensorPromise,
+        within: Duration,
+    ) -> Result<Bytes, JobFailed> {
+        let arrived = match tokio::time::timeout(within, promise).await {
+            Ok(Ok(arrived)) => arrived,
+            Ok(Err(_)) => Err(self.session_gone()),
+            Err(_) => Err(RequestFailed::Overdue(within)),
+        };
+        arrived.map_err(|failed| self.job_failed(what, failed))
+    }
+
+    /// Asks the worker to forget a job, without waiting for how it went. For jobs that failed.
+    pub(crate) fn release(&self, job: JobId, within: Duration) {
+        // Nobody waits for the answer; the session drops it.
+        drop(self.ask(WorkerRequest::ReleaseJob { job }, within, None));
+    }
+
+    /// Lets a job's noise predictions in and sends them to its denoiser.
+    pub(crate) fn open_job(&self, door: JobDoor<'_>) {
+        let JobDoor { job, rank, placed, settings, denoiser } = door;
+        self.0.admission.open_job(job, ExpectedOfJob::new(placed, rank, EPOCH, settings));
+        self.change_routes(|routes| {
+            routes.insert(job, Route { rank, denoiser });
+        });
+    }
+
+    /// Lets nothing of a job in any more: what is still under way is late.
+    pub(crate) fn close_job(&self, job: JobId) {
+        self.0.admission.close_job(job);
+        self.change_routes(|routes| {
+            routes.remove(&job);
+        });
+    }
+
+    /// Tells the jobs that this worker serves that it is lost.
+    pub(crate) fn announce_loss(&self, reason: &str) {
+        for route in self.0.routes.borrow().values() {
+            let message = DenoiserMessage::WorkerLost { worker: self.name().to_owned(), reason: reason.to_owned() };
+            // A denoiser that has ended needs no worker.
+            let _ = route.denoiser.send_message(message);
+        }
+    }
+
+    /// The denoiser of a job that this worker serves.
+    pub(super) fn denoiser(&self, job: JobId) -> Option<ActorRef<DenoiserMessage>> {
+        self.0.routes.borrow().get(&job).map(|route| route.denoiser.clone())
+    }
+
+    /// Seconds of each layer, if they were measured in this session.
+    pub(crate) fn measured(&self, denoiser: &DenoiserSpec, rows: u32) -> Option<Arc<[f64]>> {
+        let measured = self.0.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = measured.iter().find(|((known, known_rows), _)| known == denoiser && *known_rows == rows);
+        found.map(|(_, seconds)| Arc::clone(seconds))
+    }
+
+    /// Keeps what was measured for further jobs.
+    pub(crate) fn keep_measured(&self, denoiser: DenoiserSpec, rows: u32, seconds: Arc<[f64]>) {
+        let mut measured = self.0.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        if measured.len() == MEASUREMENTS_KEPT {
+            measured.remove(0);
+        }
+        measured.push(((denoiser, rows), seconds));
+    }
+
+    fn ask(
+        &self,
+        body: WorkerRequest,
+        within: Duration,
+        tensor: Option<(TensorSpec, oneshot::Sender<Result<Bytes, RequestFailed>>)>,
+    ) -> oneshot::Receiver<Answer> {
+        let (answer, answered) = oneshot::channel();
+        let request = NewRequest { body: Box::new(body), within, answer, tensor };
+        // If the session has ended, the dropped sender says so.
+        let _ = self.0.session.send_message(SessionMessage::Request(request));
+        answered
+    }
+
+    async fn answered(&self, what: &'static str, answer: oneshot::Receiver<Answer>) -> Result<WorkerReply, JobFailed> {
+        // The session bounds the wait; if it ends, it drops its side.
+        let answer = answer.await.unwrap_or_else(|_| Err(self.session_gone()));
+        answer.map_err(|failed| self.job_failed(what, failed))
+    }
+
+    fn session_gone(&self) -> RequestFailed {
+        let reason = self.0.link.close_reason();
+        RequestFailed::Lost(reason.map_or_else(|| "its session ended".to_owned(), |reason| reason.to_string()))
+    }
+
+    fn job_failed(&self, what: &'static str, failed: RequestFailed) -> JobFailed {
+        let worker = self.name().to_owned();
+        match failed {
+            RequestFailed::Failed(failure) => JobFailed::WorkerFailed { worker, failure },
+            RequestFailed::Lost(reason) => JobFailed::WorkerLost { worker, reason },
+            RequestFailed::Overdue(within) => JobFailed::RequestOverdue { worker, what, within },
+        }
+    }
+
+    fn change_routes(&self, change: impl FnOnce(&mut HashMap<JobId, Route>)) {
+        self.0.routes.send_modify(|routes| change(Arc::make_mut(routes)));
+    }
+}

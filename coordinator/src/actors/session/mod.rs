@@ -1,0 +1,22 @@
+//! One worker's session: its control connection, its heartbeat, what it was asked and has not answered.
+//!
+//! ```text
+//!   control receiver task ──► WorkerSession actor ──► answers, Membership, Denoiser (loss, failures)
+//!   tensor receiver task  ──► Denoiser (noise predictions) · WorkerSession (replies)
+//!   weight server task    ◄── WorkerSession (WantWeights) ──► link
+//! ```
+
+mod actor;
+mod admission;
+mod handle;
+mod record;
+mod requests;
+mod state;
+mod tensors;
+mod weights;
+
+pub(crate) use actor::{Ending, SessionArguments, SessionMessage, WorkerSession};
+pub(crate) use admission::SessionAdmission;
+pub(crate) use handle::{JobDoor, WorkerHandle};
+pub use record::{TensorCounts, WorkerRecord, WorkerState};
+pub(crate) use requests::{TensorPromise, TensorSpec};

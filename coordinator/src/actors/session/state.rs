@@ -1,0 +1,295 @@
+//! What the actor does at each message.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use asyncdiff_common::codec;
+use asyncdiff_common::wire::{Endpoint, Hello, ToCoordinator, ToWorker, WorkerFailure, WorkerRequest};
+use asyncdiff_plan::JobId;
+use asyncdiff_transport::PeerName;
+use asyncdiff_transport::link::{Farewell, LinkError, LinkSender, Misbehaviour};
+use bytes::Bytes;
+use ractor::ActorRef;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::actor::{Ending, SessionMessage};
+use super::handle::{Introduction, WorkerHandle};
+use super::requests::{NewRequest, Outstanding, RequestFailed, job_of};
+use super::tensors::Routes;
+use super::weights::WantedWeights;
+use super::{SessionAdmission, TensorSpec};
+use crate::actors::Limits;
+use crate::actors::denoiser::DenoiserMessage;
+use crate::actors::membership::MembershipMessage;
+use crate::actors::owned_task::OwnedTask;
+
+/// What the actor knows of its worker.
+pub(crate) struct SessionState {
+    peer: PeerName,
+    link: LinkSender,
+    admission: Arc<SessionAdmission>,
+    membership: ActorRef<MembershipMessage>,
+    limits: Limits,
+    stage: Stage,
+    outstanding: Outstanding,
+    /// By job: what its requests listed, so that a worker gets parameters of what it was assigned and no others.
+    listed: HashMap<JobId, HashSet<[u8; 32]>>,
+    wanted: mpsc::Sender<WantedWeights>,
+    heard: Instant,
+    ticked: Instant,
+    /// Until the worker introduces itself.
+    routes: Option<watch::Sender<Routes>>,
+    span: tracing::Span,
+    _tasks: [OwnedTask; 4],
+}
+
+enum Stage {
+    /// Waiting for the worker's `Hello`.
+    Silent,
+    /// Membership decides about it, or has taken it in.
+    Introduced(WorkerHandle),
+    /// Over.
+    Ended,
+}
+
+/// What a session takes along from its arguments.
+pub(super) struct SessionParts {
+    pub(super) peer: PeerName,
+    pub(super) link: LinkSender,
+    pub(super) admission: Arc<SessionAdmission>,
+    pub(super) membership: ActorRef<MembershipMessage>,
+    pub(super) limits: Limits,
+}
+
+impl SessionState {
+    /// `routes`: handed to the worker's handle when it introduces itself. `tasks`: end with the session.
+    pub(super) fn new(
+        parts: SessionParts,
+        routes: watch::Sender<Routes>,
+        wanted: mpsc::Sender<WantedWeights>,
+        tasks: [OwnedTask; 4],
+    ) -> Self {
+        let SessionParts { peer, link, admission, membership, limits } = parts;
+        let (span, now) = (tracing::info_span!("session", worker = %peer), Instant::now());
+        Self {
+            peer,
+            link,
+            admission,
+            membership,
+            limits,
+            stage: Stage::Silent,
+            outstanding: Outstanding::default(),
+            listed: HashMap::new(),
+            wanted,
+            heard: now,
+            ticked: now,
+            routes: Some(routes),
+            span,
+            _tasks: tasks,
+        }
+    }
+
+    pub(super) fn span(&self) -> tracing::Span {
+        self.span.clone()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.stage, Stage::Ended)
+    }
+
+    pub(super) fn handle_welcome(&mut self, myself: &ActorRef<SessionMessage>) {
+        self.heard = Instant::now();
+        let heartbeat_interval = self.limits.heartbeat_interval;
+        self.send(myself, &ToWorker::Welcome { heartbeat_interval });
+    }
+
+    pub(super) fn handle_garbled(&mut self, myself: &ActorRef<SessionMessage>, reason: String) {
+        let misbehaviour = Misbehaviour::Malformed { frame: "control message".to_owned(), reason };
+        self.end(myself, &misbehaviour.to_string(), Farewell::Misbehaviour(misbehaviour.clone()));
+    }
+
+    pub(super) fn handle_link_closed(&mut self, myself: &ActorRef<SessionMessage>, reason: &str) {
+        self.end(myself, reason, Farewell::Done);
+    }
+
+    pub(super) fn handle_tensor(&mut self, request: u64, payload: Bytes) {
+        self.admission.forget_reply(request);
+        self.outstanding.tensor(request, payload);
+    }
+
+    pub(super) fn handle_control(&mut self, myself: &ActorRef<SessionMessage>, message: ToCoordinator) {
+        self.heard = Instant::now();
+        match (message, &self.stage) {
+            (ToCoordinator::Hello(hello), Stage::Silent) => self.introduce(myself, hello),
+            (ToCoordinator::Heartbeat { sequence }, Stage::Introduced(_)) => tracing::trace!(sequence, "heartbeat"),
+            (ToCoordinator::Reply { request, result }, Stage::Introduced(_)) => {
+                if result.is_err() {
+                    self.admission.forget_reply(request);
+                }
+                if !self.outstanding.answer(request, result) {
+                    tracing::debug!(request, "an answer came that nobody waits for any more");
+                }
+            }
+            (ToCoordinator::WantWeights { job, digests }, Stage::Introduced(_)) => {
+                self.handle_want_weights(myself, job, digests);
+            }
+            (ToCoordinator::JobFailed { job, failure, .. }, Stage::Introduced(handle)) => {
+                tracing::info!(%job, %failure, "job failed at the worker");
+                let denoiser = handle.denoiser(job);
+                self.fail_requests(job, &RequestFailed::Failed(failure.clone()));
+                let worker = self.name();
+                if let Some(denoiser) = denoiser {
+                    // A denoiser that has ended knows already that its job has failed.
+                    let _ = denoiser.send_message(DenoiserMessage::WorkerFailed { worker, failure });
+                }
+            }
+            (ToCoordinator::Leaving { reason }, _) => self.end(myself, &format!("it left: {reason}"), Farewell::Done),
+            (_, Stage::Silent | Stage::Introduced(_)) => {
+                self.end(myself, "its messages came in the wrong order", out_of_order());
+            }
+            (_, Stage::Ended) => {}
+        }
+    }
+
+    fn introduce(&mut self, myself: &ActorRef<SessionMessage>, hello: Hello) {
+        let Some(routes) = self.routes.take() else { return };
+        let endpoint = reachable(&hello.endpoint, &self.link);
+        let introduction = Introduction { name: self.name(), hello, endpoint };
+        let (link, admission) = (self.link.clone(), Arc::clone(&self.admission));
+        let handle = WorkerHandle::new(introduction, myself.clone(), link, admission, routes);
+        self.stage = Stage::Introduced(handle.clone());
+        if self.membership.send_message(MembershipMessage::Introduced(handle)).is_err() {
+            self.end(myself, "the coordinator ends", Farewell::Done);
+        }
+    }
+
+    pub(super) fn handle_request(&mut self, myself: &ActorRef<SessionMessage>, request: NewRequest) {
+        let NewRequest { body, within, answer, tensor } = request;
+        let (spec, tensor): (Option<TensorSpec>, Option<oneshot::Sender<_>>) = tensor.unzip();
+        let number = self.outstanding.add(&body, within, answer, tensor);
+        if let Some(spec) = spec {
+            self.admission.expect_reply(number, spec);
+        }
+        self.note_listed(&body);
+        self.send(myself, &ToWorker::Request { request: number, body });
+    }
+
+    fn note_listed(&mut self, body: &WorkerRequest) {
+        let weights = match body {
+            WorkerRequest::Assign(assignment) => &assignment.weights,
+            WorkerRequest::DecodeLatents { model, .. } | WorkerRequest::EncodeText { model, .. } => &model.weights,
+            WorkerRequest::ReleaseJob { job } => {
+                self.listed.remove(job);
+                return;
+            }
+            WorkerRequest::Measure { .. } => return,
+        };
+        if let Some(job) = job_of(body) {
+            self.listed.entry(job).or_default().extend(weights.iter().map(|entry| entry.digest));
+        }
+    }
+
+    fn handle_want_weights(&mut self, myself: &ActorRef<SessionMessage>, job: JobId, digests: Vec<[u8; 32]>) {
+        // A job that was released while the worker asked: it learns of the release next.
+        let Some(listed) = self.listed.get(&job) else { return };
+        if !digests.iter().all(|digest| listed.contains(digest)) {
+            return self.end(myself, "it asked for parameters that it was not assigned", out_of_order());
+        }
+        if self.wanted.try_send(WantedWeights { job, digests }).is_err() {
+            self.end(myself, "it asked for more parameters than it may at a time", out_of_order());
+        }
+    }
+
+    pub(super) fn handle_unreadable(&mut self, job: JobId, reason: String) {
+        tracing::warn!(%job, reason, "a parameter of the checkpoint cannot be read");
+        let failure = WorkerFailure::BadWeight { name: "of the checkpoint".to_owned(), reason };
+        self.fail_requests(job, &RequestFailed::Failed(failure));
+    }
+
+    pub(super) fn handle_tick(&mut self, myself: &ActorRef<SessionMessage>) {
+        let now = Instant::now();
+        // A gap between ticks means that this process stood still (a laptop's lid, a debugger): that is no fault of the
+        // worker.
+        if now.duration_since(self.ticked) > self.limits.lost_after / 2 {
+            self.heard = now;
+        }
+        self.ticked = now;
+        for number in self.outstanding.expire(now) {
+            self.admission.forget_reply(number);
+        }
+        let silence = now.duration_since(self.heard);
+        let limit = match self.stage {
+            Stage::Silent => self.limits.hello_within,
+            Stage::Introduced(_) => self.limits.lost_after,
+            Stage::Ended => return,
+        };
+        if silence > limit {
+            let reason = format!("no sign of life for {silence:.1?}");
+            self.end(myself, &reason, Farewell::failed(&reason));
+        }
+    }
+
+    pub(super) fn handle_end(&mut self, myself: &ActorRef<SessionMessage>, reason: String, ending: Ending) {
+        let said = reason.clone();
+        let message = match ending {
+            Ending::Goodbye => ToWorker::Goodbye { reason: said },
+            Ending::Refused => ToWorker::Refused { reason: said },
+        };
+        self.send(myself, &message);
+        self.end(myself, &reason, Farewell::Done);
+    }
+
+    fn fail_requests(&mut self, job: JobId, why: &RequestFailed) {
+        for number in self.outstanding.fail_job(job, why) {
+            self.admission.forget_reply(number);
+        }
+    }
+
+    /// Sends a control message. A worker whose queue is full does not listen any more.
+    fn send(&mut self, myself: &ActorRef<SessionMessage>, message: &ToWorker) {
+        let bytes = match codec::encode(message) {
+            Ok(bytes) => bytes,
+            Err(error) => return self.end(myself, &error.to_string(), Farewell::failed(&error.to_string())),
+        };
+        match self.link.try_send_control(bytes.into()) {
+            // The receiving task reports the link's end with its reason.
+            Ok(()) | Err(LinkError::Closed(_)) => {}
+            Err(error) => self.end(myself, &error.to_string(), Farewell::failed(&error.to_string())),
+        }
+    }
+
+    /// Ends the session: everybody who counts on the worker hears of it at once.
+    fn end(&mut self, myself: &ActorRef<SessionMessage>, reason: &str, farewell: Farewell) {
+        let stage = std::mem::replace(&mut self.stage, Stage::Ended);
+        tracing::info!(reason, "session ended");
+        // First of all, so that nobody who hears of the loss takes the worker for a live one.
+        self.link.close(farewell);
+        self.outstanding.fail_all(&RequestFailed::Lost(reason.to_owned()));
+        if let Stage::Introduced(handle) = stage {
+            handle.announce_loss(reason);
+        }
+        myself.stop(Some(reason.to_owned()));
+    }
+
+    fn name(&self) -> String {
+        match &self.peer {
+            PeerName::Worker(name) => name.to_string(),
+            PeerName::Coordinator => self.peer.to_string(),
+        }
+    }
+}
+
+fn out_of_order() -> Farewell {
+    let reason = "a message came in the wrong place".to_owned();
+    Farewell::Misbehaviour(Misbehaviour::Malformed { frame: "control message".to_owned(), reason })
+}
+
+/// Where other workers reach a worker: at the address that the coordinator sees if the operator named none.
+fn reachable(endpoint: &Endpoint, link: &LinkSender) -> Endpoint {
+    let mut endpoint = endpoint.clone();
+    if let (true, Some(address)) = (endpoint.host.is_empty(), link.remote_address()) {
+        endpoint.host = address.ip().to_string();
+    }
+    endpoint
+}

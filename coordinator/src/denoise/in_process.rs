@@ -1,0 +1,193 @@
+//! A whole job in one thread: the engine, an inbox for each rank and its components, joined without links.
+//!
+//! The yardstick for every other way of running a plan: whatever carries the tensors, the bits must be these.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use asyncdiff_model::ModelError;
+use asyncdiff_model::checkpoint::Weights;
+use asyncdiff_model::component::Component;
+use asyncdiff_model::families::DenoiserProgram;
+use asyncdiff_model::kernels::Kernels;
+use asyncdiff_plan::{
+    ComponentId, Event, Inbox, InboxError, InputKind, JobFailure, Lane, Output, Rank, Source, StepIndex, Work,
+};
+use candle_core::Tensor;
+use thiserror::Error;
+
+use super::{DenoiseLoop, Denoised, Effect, floats_from_bytes};
+
+/// What the ranks compute with.
+pub struct Parts<'a> {
+    /// The denoiser.
+    pub program: &'a DenoiserProgram,
+    /// Its parameters.
+    pub weights: &'a dyn Weights,
+    /// How layers are computed, and where.
+    pub kernels: &'a Kernels,
+    /// The timestep of each step.
+    pub timesteps: &'a [f64],
+    /// By name, each `[rows, ..]`.
+    pub conditions: &'a BTreeMap<String, Tensor>,
+}
+
+/// Why a job in one thread gave no latents.
+#[derive(Debug, Error)]
+pub enum InProcessError {
+    /// The plan sent a tensor to a rank that does not expect it: a bug of the plan.
+    #[error(transparent)]
+    Inbox(#[from] InboxError),
+    /// The engine gave up.
+    #[error(transparent)]
+    Job(#[from] JobFailure),
+    /// A layer or a weight failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Nothing can be computed although the job is not finished: a bug of the plan.
+    #[error("nothing is left to compute and the job is not finished; {waiting}")]
+    Stuck {
+        /// What the ranks wait for.
+        waiting: String,
+    },
+}
+
+/// Runs a loop to its end.
+pub fn run(mut denoise_loop: DenoiseLoop, parts: &Parts<'_>) -> Result<Denoised, InProcessError> {
+    let mut ranks = Ranks::load(&denoise_loop, parts)?;
+    denoise_loop.handle_event(Event::Ready, Instant::now());
+    loop {
+        while let Some(effect) = denoise_loop.poll_effect(Instant::now()) {
+            match effect {
+                Effect::Failed(failure) => return Err(failure.into()),
+                Effect::Finished => return Ok(denoise_loop.into_denoised()),
+                Effect::SendLatents { step, to, payload } => ranks.insert_latents(step, &to, &payload)?,
+                Effect::StepTaken(_) => {}
+            }
+        }
+        let predictions = ranks.compute_one_each()?;
+        for (step, lane, from, payload) in predictions {
+            denoise_loop.handle_prediction((step, lane), from, &payload, Instant::now());
+        }
+    }
+}
+
+type MadePrediction = (StepIndex, Lane, Rank, Vec<u8>);
+
+struct Ranks<'a> {
+    parts: &'a Parts<'a>,
+    /// Axes of the latents with the batch axis.
+    latents_axes: Vec<usize>,
+    rows: usize,
+    inboxes: Vec<Inbox<Tensor>>,
+    /// One copy of each component serves all ranks that run it.
+    components: BTreeMap<ComponentId, Component>,
+}
+
+impl<'a> Ranks<'a> {
+    fn load(denoise_loop: &DenoiseLoop, parts: &'a Parts<'a>) -> Result<Self, InProcessError> {
+        let placed = denoise_loop.engine().placed();
+        let program = &parts.program.program;
+        let mut components = BTreeMap::new();
+        for component in placed.plan.partition.component_ids() {
+            let owned = placed.plan.partition.owned_by(component);
+            components.insert(component, Component::load(parts.program, &owned, parts.weights, parts.kernels)?);
+        }
+        let rows = denoise_loop.rows() as usize;
+        let latents = program.inputs.iter().find(|input| input.kind == InputKind::Latents);
+        let axes = latents.into_iter().flat_map(|input| &input.value.shape).map(|&axis| axis as usize);
+        Ok(Self {
+            parts,
+            latents_axes: std::iter::once(rows).chain(axes).collect(),
+            rows,
+            inboxes: placed.ranks().map(|rank| Inbox::new(Arc::clone(program), placed.part(rank))).collect(),
+            components,
+        })
+    }
+
+    fn insert_latents(&mut self, step: StepIndex, to: &[Rank], payload: &[u8]) -> Result<(), InProcessError> {
+        let device = self.parts.kernels.device();
+        let latents = Tensor::from_vec(floats_from_bytes(payload), self.latents_axes.as_slice(), device);
+        let latents = latents.map_err(ModelError::from)?;
+        for rank in to {
+            self.inboxes[rank.index()].insert_latents(step, latents.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Computes at most one layer at each rank, so that no rank runs further ahead than it would on a device of its
+    /// own.
+    fn compute_one_each(&mut self) -> Result<Vec<MadePrediction>, InProcessError> {
+        let mut predictions = Vec::new();
+        let mut idle = true;
+        for index in 0..self.inboxes.len() {
+            let Some(work) = self.inboxes[index].poll_work() else { continue };
+            idle = false;
+            let value = self.compute(&work)?;
+            let from = Rank(index as u16);
+            match self.inboxes[index].complete(&work, value) {
+                None => {}
+                Some(Output::HiddenState { instance, to, tensor }) => {
+                    for rank in to {
+                        self.inboxes[rank.index()].insert(instance, from, tensor.clone())?;
+                    }
+                }
+                Some(Output::NoisePrediction { step, lane, tensor }) => {
+                    let values =
+                        tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).map_err(ModelError::from)?;
+                    let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    predictions.push((step, lane, from, bytes));
+                }
+            }
+        }
+        if idle { Err(InProcessError::Stuck { waiting: self.waiting() }) } else { Ok(predictions) }
+    }
+
+    fn compute(&self, work: &Work<Tensor>) -> Result<Tensor, ModelError> {
+        let operands: Vec<Tensor> =
+            work.operands.iter().map(|source| self.operand(work, source)).collect::<Result<_, _>>()?;
+        let operands: Vec<&Tensor> = operands.iter().collect();
+        match self.components.get(&work.run.component) {
+            Some(component) => component.run_layer(work.layer, &operands),
+            None => Err(ModelError::NoSuchLayer { layer: work.layer }),
+        }
+    }
+
+    fn operand(&self, work: &Work<Tensor>, source: &Source<Tensor>) -> Result<Tensor, ModelError> {
+        match source {
+            Source::Condition(input) => {
+                let InputKind::Condition(name) = &self.parts.program.program.inputs[input.index()].kind else {
+                    return Err(ModelError::NoSuchLayer { layer: work.layer });
+                };
+                let condition = self.parts.conditions.get(name);
+                let condition = condition.ok_or_else(|| ModelError::MissingCondition { name: name.clone() })?;
+                self.lane_rows(condition, work.run.lane)
+            }
+            Source::Latents(latents) => self.lane_rows(latents, work.run.lane),
+            Source::Timestep => {
+                let timestep = self.parts.timesteps.get(work.timestep.index()).copied().unwrap_or_default();
+                Ok(Tensor::from_vec(vec![timestep as f32], 1, self.parts.kernels.device())?)
+            }
+            Source::Value(pieces) => match pieces.as_slice() {
+                [whole] => Ok(whole.clone()),
+                pieces => Ok(Tensor::cat(pieces, 0)?),
+            },
+        }
+    }
+
+    fn lane_rows(&self, tensor: &Tensor, lane: Lane) -> Result<Tensor, ModelError> {
+        let rows = lane.rows(self.rows);
+        if rows.len() == self.rows {
+            return Ok(tensor.clone());
+        }
+        Ok(tensor.narrow(0, rows.start, rows.len())?.contiguous()?)
+    }
+
+    fn waiting(&self) -> String {
+        let waiting = self.inboxes.iter().enumerate().filter_map(|(rank, inbox)| {
+            inbox.waiting_for().map(|(run, operand)| format!("r{rank} waits for {operand:?} of {run:?}"))
+        });
+        waiting.collect::<Vec<_>>().join(", ")
+    }
+}

@@ -1,0 +1,67 @@
+//! A job made in this process, without a cluster: checked, planned and denoised by the same code, computed in one
+//! thread.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use asyncdiff_model::kernels::Kernels;
+use asyncdiff_plan::{DenoiseEngine, LinkCost, Situation, choose};
+use candle_core::{Device, Tensor};
+
+use crate::denoise::in_process::{self, InProcessError, Parts};
+use crate::denoise::{DenoiseLoop, Denoised};
+use crate::failure::JobFailed;
+use crate::job_spec::{Conditions, JobSpec};
+use crate::model_store::{CheckedJob, ModelStore, StoreError};
+
+/// Nothing travels; the figure only has to be one.
+const NO_LINK: LinkCost = LinkCost { latency_seconds: 0.0, bytes_per_second: 1e9 };
+
+/// Makes a job whose conditions are tensors, planned for `ranks` equally fast devices whose layers cost their
+/// operations.
+///
+/// # Shapes
+/// - returns: see [`Denoised`]
+pub fn run_in_process(store: &ModelStore, spec: JobSpec, ranks: usize) -> Result<Denoised, JobFailed> {
+    let job = CheckedJob::new(store, spec)?;
+    let noise = job.noise();
+    let (setup, now) = (&job.setup, Instant::now());
+    let layer_seconds: Vec<f64> = setup.program.program.layers.iter().map(|layer| layer.flops as f64).collect();
+    let situation = Situation {
+        program: &setup.program.program,
+        steps: setup.evaluations,
+        guidance_on: setup.settings.guidance_scale.is_some(),
+        rows: setup.settings.rows(),
+        layer_seconds: &layer_seconds,
+        speeds: &vec![1.0; ranks],
+        link: NO_LINK,
+        turnaround_seconds: 0.0,
+        now,
+    };
+    let choice = choose(&job.spec.settings.wishes, &situation)?;
+    let conditions = tensors(&job.spec.conditions).map_err(|error| StoreError::Model(error.into()))?;
+    let timesteps = job.scheduler.timesteps().to_vec();
+    // Nothing can get stuck on the way: no step is overdue.
+    let engine = DenoiseEngine::new(choice.placed, Duration::MAX, now);
+    let denoise_loop = DenoiseLoop::new(engine, job.scheduler, setup.settings, &noise);
+    let parts = Parts {
+        program: &setup.program,
+        weights: store.denoiser_weights(),
+        kernels: &Kernels::for_device(&Device::Cpu),
+        timesteps: &timesteps,
+        conditions: &conditions,
+    };
+    in_process::run(denoise_loop, &parts).map_err(|error| match error {
+        InProcessError::Model(error) => StoreError::Model(error).into(),
+        error => JobFailed::Bug { what: error.to_string() },
+    })
+}
+
+fn tensors(conditions: &Conditions) -> Result<BTreeMap<String, Tensor>, candle_core::Error> {
+    let Conditions::Tensors(tensors) = conditions else { return Ok(BTreeMap::new()) };
+    let tensor = |(name, condition): (&String, &crate::job_spec::ConditionTensor)| {
+        let shape: Vec<usize> = condition.shape.iter().map(|&axis| axis as usize).collect();
+        Ok((name.clone(), Tensor::from_vec(condition.values.clone(), shape, &Device::Cpu)?))
+    };
+    tensors.iter().map(tensor).collect()
+}

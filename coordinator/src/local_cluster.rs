@@ -1,0 +1,162 @@
+//! A cluster on this machine alone: a coordinator in this process and worker processes that join it over QUIC on
+//! loopback.
+//!
+//! The same protocol, certificates and enrolment as between machines; the authority lives as long as the cluster.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use asyncdiff_transport::identity::{ClusterAuthority, CoordinatorAddress, IdentityError};
+use asyncdiff_transport::quic::{QuicConfig, QuicNode, StartError};
+use thiserror::Error;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::actors::{Limits, OwnedTask};
+use crate::cluster::{Cluster, ClusterConfig, ClusterError};
+use crate::model_store::ModelStore;
+use crate::worker_processes::{ExitedWorker, ProcessError, ProcessSettings, WorkerProcesses};
+
+/// How long the join line of local workers serves: they use it in their first second.
+const JOIN_LINE_VALID: Duration = Duration::from_secs(600);
+
+/// How long workers may take to start and join. They load nothing before a job; on a busy machine a process takes a
+/// second.
+const JOIN_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long worker processes may take to end once they were told.
+const END_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a local cluster is started with.
+pub struct LocalClusterConfig {
+    /// What pictures are made with.
+    pub store: Arc<ModelStore>,
+    /// A checkpoint's folder that the workers can read themselves.
+    pub model: Option<String>,
+    /// Worker processes.
+    pub workers: usize,
+    /// Threads of each.
+    pub threads_per_worker: u32,
+    /// Deadlines and bounds.
+    pub limits: Limits,
+    /// The program that workers are, and its arguments, if not this one: see [`ProcessSettings::program`].
+    pub program: Option<(std::path::PathBuf, Vec<std::ffi::OsString>)>,
+}
+
+/// A running local cluster. Dropping it ends it at once; [`shutdown`](Self::shutdown) ends it in order.
+pub struct LocalCluster {
+    cluster: Arc<Cluster>,
+    processes: OwnedTask,
+    stop: oneshot::Sender<()>,
+    stopped: oneshot::Receiver<()>,
+}
+
+/// Why a local cluster did not start.
+#[derive(Debug, Error)]
+pub enum LocalClusterError {
+    /// The actors did not start, or the workers did not come.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// A worker ended instead of joining.
+    #[error(
+        "worker {name} did not join: {reason}\nhint: if it was killed, the machine may lack memory; use fewer workers or a smaller model"
+    )]
+    Exited {
+        /// Its name.
+        name: String,
+        /// How it ended, with the last lines of its log.
+        reason: String,
+    },
+    /// The cluster's authority could not be made.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The worker processes could not be started.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// The network could not be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+impl LocalCluster {
+    /// Starts a coordinator and its workers, and waits until all have joined.
+    pub async fn start(config: LocalClusterConfig) -> Result<Self, LocalClusterError> {
+        let authority = Arc::new(ClusterAuthority::ephemeral()?);
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let quic = QuicConfig {
+            enrolment: Some(authority.clone()),
+            ..QuicConfig::new(authority.coordinator_identity()?, loopback)
+        };
+        let node = QuicNode::start(quic).await?;
+        let address = CoordinatorAddress {
+            host: loopback.to_string(),
+            control_port: node.control_address().port(),
+            data_port: node.data_address().port(),
+        };
+        let join_line = authority.invite(vec![address], JOIN_LINE_VALID)?.to_string();
+        let LocalClusterConfig { store, model, workers, threads_per_worker, limits, program } = config;
+        let cluster = Cluster::start(ClusterConfig { network: Arc::new(node), store, limits }).await?;
+        let settings = ProcessSettings { program, workers, threads: threads_per_worker, join_line, model };
+        let mut processes = WorkerProcesses::start(&settings)?;
+        tokio::select! {
+            joined = cluster.wait_for_workers(workers, JOIN_WITHIN) => joined?,
+            Some(ExitedWorker { name, reason }) = processes.exited() => {
+                return Err(LocalClusterError::Exited { name, reason });
+            }
+        }
+        let cluster = Arc::new(cluster);
+        let (stop, stopping) = oneshot::channel();
+        let (has_stopped, stopped) = oneshot::channel();
+        let watching = Arc::clone(&cluster);
+        let processes = OwnedTask::spawn(async move {
+            watch(&watching, &mut processes, stopping).await;
+            drop(watching);
+            processes.stop(END_WITHIN).await;
+            // Whoever wanted to know may be gone.
+            let _ = has_stopped.send(());
+        });
+        Ok(Self { cluster, processes, stop, stopped })
+    }
+
+    /// The coordinator.
+    #[must_use]
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// Ends in order: jobs are cancelled, workers end. Takes no longer than `within` and some seconds for processes
+    /// that do not listen.
+    pub async fn shutdown(self, within: Duration) {
+        let Self { cluster, processes, stop, stopped } = self;
+        // Jobs first, so that workers that end are no losses.
+        cluster.end_jobs(Instant::now() + within).await;
+        // The task is there until it is told.
+        let _ = stop.send(());
+        if tokio::time::timeout(END_WITHIN * 2, stopped).await.is_err() {
+            tracing::warn!("local workers did not end in time and are killed");
+        }
+        drop(processes);
+        // If the caller kept a clone, its drop ends the actors.
+        if let Some(cluster) = Arc::into_inner(cluster) {
+            cluster.shutdown(END_WITHIN).await;
+        }
+    }
+}
+
+/// Tells the cluster of workers that end by themselves, until told to stop.
+async fn watch(cluster: &Cluster, processes: &mut WorkerProcesses, mut stop: oneshot::Receiver<()>) {
+    loop {
+        tokio::select! {
+            _ = &mut stop => return,
+            exited = processes.exited() => match exited {
+                Some(ExitedWorker { name, reason }) => cluster.report_ended(&name, &reason),
+                None => {
+                    // All have ended; what is left is to be told to stop, by a message or by the sender's drop.
+                    drop(stop.await);
+                    return;
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Worker processes of this machine: this program started again, once for each worker.
+//!
+//! ```text
+//!   this process ── stdin (held open) ──► worker: ends when it is closed, so none outlives this process
+//!                ◄── stderr ──────────── worker: its last lines are in the message if it ends by itself
+//! ```
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::actors::OwnedTask;
+use crate::local_workers::JOIN_LINE_VARIABLE;
+
+/// The hidden subcommand of `coordinator` that is a worker.
+pub const LOCAL_WORKER: &str = "local-worker";
+
+/// Lines of a worker's log that are kept for the message about its end.
+const LAST_LINES: usize = 10;
+
+/// The most bytes of a kept line.
+const LINE_BYTES: usize = 300;
+
+/// How to start workers.
+#[derive(Clone, Debug)]
+pub struct ProcessSettings {
+    /// The program, if it is not this one, and the arguments that make it a worker.
+    pub program: Option<(PathBuf, Vec<OsString>)>,
+    /// How many.
+    pub workers: usize,
+    /// Threads of each.
+    pub threads: u32,
+    /// What lets them in.
+    pub join_line: String,
+    /// A checkpoint that they read themselves.
+    pub model: Option<String>,
+}
+
+/// Why workers could not be started.
+#[derive(Debug, Error)]
+pub enum ProcessError {
+    /// A directory for their state could not be made.
+    #[error("cannot make a directory for the workers' state: {0}\nhint: check TMPDIR and the free space there")]
+    Directory(io::Error),
+    /// The program could not be started.
+    #[error(
+        "cannot start {program}: {source}\nhint: check that the program may be executed and this user's process limit"
+    )]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// A worker that ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExitedWorker {
+    /// Its name.
+    pub name: String,
+    /// How it ended, with the last lines of its log.
+    pub reason: String,
+}
+
+/// Running worker processes. Dropping this kills them.
+#[must_use]
+pub struct WorkerProcesses {
+    names: Vec<String>,
+    stdins: Vec<ChildStdin>,
+    exits: mpsc::Receiver<ExitedWorker>,
+    _watching: Vec<OwnedTask>,
+    _state: TempDir,
+}
+
+impl WorkerProcesses {
+    /// Starts the workers; they join on their own time.
+    pub fn start(settings: &ProcessSettings) -> Result<Self, ProcessError> {
+        let state = tempfile::Builder::new().prefix("asyncdiff-").tempdir().map_err(ProcessError::Directory)?;
+        let (exited, exits) = mpsc::channel(settings.workers.max(1));
+        let mut processes = Self { names: Vec::new(), stdins: Vec::new(), exits, _watching: Vec::new(), _state: state };
+        for index in 1..=settings.workers {
+            let name = format!("local-{index}");
+            let mut child = processes.spawn(settings, &name)?;
+            processes.stdins.extend(child.stdin.take());
+            processes._watching.push(OwnedTask::spawn(watch(name.clone(), child, exited.clone())));
+            processes.names.push(name);
+        }
+        Ok(processes)
+    }
+
+    /// The workers' names.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The next worker that ends by itself; none when all have.
+    pub async fn exited(&mut self) -> Option<ExitedWorker> {
+        self.exits.recv().await
+    }
+
+    /// Ends the workers: at once if they can, by force after `within`.
+    pub async fn stop(mut self, within: Duration) {
+        self.stdins.clear();
+        let deadline = Instant::now() + within;
+        for _worker in 0..self.names.len() {
+            match tokio::time::timeout_at(deadline, self.exits.recv()).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return,
+                Err(_) => {
+                    tracing::warn!("a local worker did not end in time and is killed");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, settings: &ProcessSettings, name: &str) -> Result<Child, ProcessError> {
+        let this = || std::env::current_exe().map(|path| (path, vec![OsString::from(LOCAL_WORKER)]));
+        let program = settings.program.clone().map_or_else(this, Ok);
+        let unknown = |source| ProcessError::Spawn { program: PathBuf::from("this program"), source };
+        let (program, arguments) = program.map_err(unknown)?;
+        let mut command = Command::new(&program);
+        command
+            .args(arguments)
+            .arg("join")
+            .args(["--name", name, "--threads", &settings.threads.to_string()])
+            .arg("--state-dir")
+            .arg(self._state.path().join(name))
+            // A command line is visible to other users of a machine.
+            .env(JOIN_LINE_VARIABLE, &settings.join_line)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // Ctrl-C at a terminal goes to all of its processes; workers end when their job has been cancelled, and not
+            // before.
+            .process_group(0)
+            .kill_on_drop(true);
+        if let Some(model) = &settings.model {
+            command.args(["--model", model]);
+        }
+        command.spawn().map_err(|source| ProcessError::Spawn { program, source })
+    }
+}
+
+/// Follows a process to its end.
+async fn watch(name: String, mut child: Child, exited: mpsc::Sender<ExitedWorker>) {
+    let mut lines = VecDeque::new();
+    if let Some(stderr) = child.stderr.take() {
+        collect_lines(&name, stderr, &mut lines).await;
+    }
+    let end = match child.wait().await {
+        Ok(status) => describe(status),
+        Err(error) => format!("its end could not be observed: {error}"),
+    };
+    let log: Vec<String> = lines.into();
+    let reason = if log.is_empty() { end } else { format!("{end}; its last words: {}", log.join(" | ")) };
+    // Whoever started it may be gone.
+    let _ = exited.send(ExitedWorker { name, reason }).await;
+}
+
+async fn collect_lines(name: &str, stderr: impl AsyncRead + Unpin, lines: &mut VecDeque<String>) {
+    let mut reader = BufReader::new(stderr).lines();
+    while let Ok(Some(mut line)) = reader.next_line().await {
+        tracing::debug!(target: "asyncdiff::local_worker", worker = name, "{line}");
+        let end = (0..=LINE_BYTES.min(line.len())).rev().find(|&end| line.is_char_boundary(end)).unwrap_or(0);
+        line.truncate(end);
+        if lines.len() == LAST_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    // The text names the exit code or the signal.
+    format!("its process ended with {status}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, workers: usize) -> WorkerProcesses {
+        let arguments = ["-c", script].map(OsString::from).to_vec();
+        let program = Some((PathBuf::from("/bin/sh"), arguments));
+        let settings =
+            ProcessSettings { program, workers, threads: 1, join_line: "adj1.secret".to_owned(), model: None };
+        WorkerProcesses::start(&settings).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_ends_is_reported_with_its_last_words() {
+        let mut processes = shell("echo first >&2; echo out of cheese >&2; exit 3", 1);
+        let exited = processes.exited().await.unwrap();
+        assert_eq!(exited.name, "local-1");
+        assert!(exited.reason.contains("exit status: 3") && exited.reason.contains("out of cheese"), "{exited:?}");
+    }
+
+    #[tokio::test]
+    async fn the_join_line_is_in_the_environment_and_not_on_the_command_line() {
+        let mut processes = shell("echo \"$ASYNCDIFF_JOIN_LINE\" \"$0\" \"$@\" >&2", 1);
+        let reason = processes.exited().await.unwrap().reason;
+        assert_eq!(reason.matches("adj1.secret").count(), 1, "{reason}");
+        assert!(reason.contains("join --name local-1 --threads 1"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn workers_end_when_their_input_is_closed() {
+        let processes = shell("exec cat", 2);
+        let stopping = processes.stop(Duration::from_secs(60));
+        tokio::time::timeout(Duration::from_secs(30), stopping).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_not_there_is_named() {
+        let settings = ProcessSettings {
+            program: Some((PathBuf::from("/nonexistent/worker"), Vec::new())),
+            workers: 1,
+            threads: 1,
+            join_line: String::new(),
+            model: None,
+        };
+        let error = WorkerProcesses::start(&settings).err().unwrap();
+        assert!(error.to_string().contains("/nonexistent/worker"), "{error}");
+    }
+}

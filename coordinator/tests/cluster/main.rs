@@ -1,0 +1,10 @@
+//! A whole cluster in one process, on simulated links and, where time matters, a paused clock.
+
+#![allow(clippy::unwrap_used)]
+
+mod bits;
+mod failures;
+mod links;
+mod pictures;
+mod queueing;
+mod support;
