@@ -104,7 +104,8 @@ pub fn predict(program: &Arc<Program>, placed: &PlacedPlan, costs: &Costs<'_>, o
     Prediction {
         seconds,
         alone_seconds: steps * (step_seconds + costs.turnaround_seconds),
-        bytes_per_step: edges.iter().map(|edge| edge.bytes_per_step).sum(),
+        // Not `sum`, which gives -0 for nothing.
+        bytes_per_step: edges.iter().fold(0.0, |sum, edge| sum + edge.bytes_per_step),
         edges,
         busy: simulation.busy.iter().map(|busy| busy / seconds.max(f64::MIN_POSITIVE)).collect(),
         timeline: simulation.spans,

@@ -126,6 +126,7 @@ fn exact_means_that_no_value_is_old_and_splits_the_guidance_halves() {
     assert_eq!(choice.placed.plan.schedule.guidance, Guidance::Split);
     assert!(choice.placed.plan.runs.iter().all(|run| run.id.step == run.timestep && run.reads.is_empty()));
     assert!(choice.prediction.speed_up() > 1.9, "{}", choice.prediction.speed_up());
+    assert!(choice.prediction.bytes_per_step.is_sign_positive(), "nothing travels, which prints as 0 and not as -0");
 }
 
 #[test]

@@ -1,0 +1,168 @@
+//! `bench`: what parallelism brings on this machine, measured against one worker in the same run.
+
+mod report;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use asyncdiff_model::formula;
+use asyncdiff_plan::{PlacedPlan, Program, Wishes};
+
+pub use report::{PipelineReport, WorkerWeights};
+
+use crate::actors::Limits;
+use crate::job::{JobSettings, JobSummary};
+use crate::job_spec::{ConditionTensor, Conditions, InitialLatents, JobSpec, Product};
+use crate::local_cluster::{LocalCluster, LocalClusterConfig};
+use crate::model_store::{FormulaModel, ModelStore};
+
+/// The UNet of the benchmark: the topology of SD 2.1 at 64/128/256/256 channels.
+const DENOISER: &str = include_str!("unet_64_128_256_256.json");
+
+/// Its noise scheduler; what a step of it costs is far below what can be measured here.
+const SCHEDULER: &str = r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
+    "beta_schedule": "scaled_linear", "clip_sample": false, "set_alpha_to_one": false, "steps_offset": 1}"#;
+
+/// Width and height in pixels: latents of 32 × 32.
+const SIDE: u32 = 256;
+
+/// Shape of the encoder hidden states: the two guidance halves, tokens, width.
+const CONDITION: [u32; 3] = [2, 77, 256];
+
+/// Guidance is on: a batch of two rows.
+const GUIDANCE_SCALE: f64 = 7.5;
+
+/// How long ending a cluster may take.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// What is measured.
+#[derive(Clone, Debug)]
+pub struct PipelineBench {
+    /// Steps of each job.
+    pub steps: std::num::NonZeroU32,
+    /// How often everything is measured; medians are reported.
+    pub repeats: usize,
+    /// How the two workers split the denoiser.
+    pub wishes: Wishes,
+    /// Threads of each worker.
+    pub threads_per_worker: u32,
+}
+
+impl PipelineBench {
+    /// Measures, in turn: one worker, two workers, and two workers that each make a picture of their own.
+    pub async fn run(&self, on_progress: &mut (dyn FnMut(String) + Send)) -> anyhow::Result<PipelineReport> {
+        let pair = self.cluster(2).await?;
+        let copies = [self.cluster(1).await?, self.cluster(1).await?];
+        let mut measured = Measured::default();
+        // The first jobs load weights and measure layers; what they take is not counted by a denoising loop, but caches fill.
+        let alone = Wishes { components: Some(1), split_guidance: Some(false), ..Wishes::default() };
+        let warm = std::num::NonZeroU32::MIN.saturating_add(3);
+        for (cluster, wishes) in [(&pair, &alone), (&pair, &self.wishes), (&copies[0], &alone), (&copies[1], &alone)] {
+            make(cluster, spec(warm, wishes)).await?;
+        }
+        for repeat in 1..=self.repeats {
+            let one = make(&pair, spec(self.steps, &alone)).await?;
+            let two = make(&pair, spec(self.steps, &self.wishes)).await?;
+            let (first, second) = tokio::try_join!(
+                make(&copies[0], spec(self.steps, &alone)),
+                make(&copies[1], spec(self.steps, &alone)),
+            )?;
+            let longer = first.denoise_seconds.max(second.denoise_seconds);
+            on_progress(format!(
+                "{repeat}/{}: one worker {:.2} s, two workers {:.2} s, two copies {longer:.2} s",
+                self.repeats, one.denoise_seconds, two.denoise_seconds
+            ));
+            measured.one.push(one.denoise_seconds);
+            measured.copies.push(longer);
+            measured.two.push(two);
+        }
+        let plan = pair.cluster().plan(&settings(self.steps, &self.wishes)).await?;
+        let weights = worker_weights(&plan.program, &plan.choice.placed, &measured.two);
+        for cluster in std::iter::once(pair).chain(copies) {
+            cluster.shutdown(STOP_WITHIN).await;
+        }
+        let largest_share = largest_share(&plan.choice.prediction.busy);
+        PipelineReport::new(self, &measured, largest_share, weights).context("nothing was measured")
+    }
+
+    async fn cluster(&self, workers: usize) -> anyhow::Result<LocalCluster> {
+        let model = FormulaModel {
+            name: "UNet 64/128/256/256".to_owned(),
+            denoiser_config: DENOISER.to_owned(),
+            scheduler_config: SCHEDULER.to_owned(),
+            seed: 1,
+        };
+        let config = LocalClusterConfig {
+            store: Arc::new(ModelStore::formula(model)?),
+            model: None,
+            workers,
+            threads_per_worker: self.threads_per_worker,
+            limits: Limits::default(),
+            program: None,
+        };
+        Ok(LocalCluster::start(config).await?)
+    }
+}
+
+/// What was measured, by repeat.
+#[derive(Default)]
+struct Measured {
+    /// Seconds of one worker's denoising loop.
+    one: Vec<f64>,
+    /// How the two workers' jobs went.
+    two: Vec<JobSummary>,
+    /// Seconds of the slower of two workers that each make a picture of their own at the same time.
+    copies: Vec<f64>,
+}
+
+async fn make(local: &LocalCluster, spec: JobSpec) -> anyhow::Result<JobSummary> {
+    let record = local.cluster().submit(spec).await?.ended().await?;
+    if let Some(error) = record.error {
+        bail!("{}\nhint: {}", error.message, error.hint);
+    }
+    record.summary.context("the job ended without a summary")
+}
+
+fn settings(steps: std::num::NonZeroU32, wishes: &Wishes) -> JobSettings {
+    JobSettings {
+        steps,
+        guidance_scale: GUIDANCE_SCALE,
+        size: Some((SIDE, SIDE)),
+        wishes: wishes.clone(),
+        ..JobSettings::default()
+    }
+}
+
+fn spec(steps: std::num::NonZeroU32, wishes: &Wishes) -> JobSpec {
+    let shape: Vec<usize> = CONDITION.iter().map(|&axis| axis as usize).collect();
+    let values = formula::input("prompt_embeds", &shape, 1);
+    let condition = ConditionTensor { shape: CONDITION.to_vec(), values };
+    JobSpec {
+        conditions: Conditions::Tensors(BTreeMap::from([("encoder_hidden_states".to_owned(), condition)])),
+        latents: InitialLatents::Seed(0),
+        settings: settings(steps, wishes),
+        product: Product::Latents,
+    }
+}
+
+/// The largest component's part of a step's work, from how busy the ranks are predicted to be.
+fn largest_share(busy: &[f64]) -> f64 {
+    let total: f64 = busy.iter().sum();
+    busy.iter().copied().fold(0.0, f64::max) / total
+}
+
+/// What each rank holds against its share of the weights.
+fn worker_weights(program: &Program, placed: &PlacedPlan, jobs: &[JobSummary]) -> Vec<WorkerWeights> {
+    let resident = jobs.last().map(|job| job.resident_bytes.clone()).unwrap_or_default();
+    let share = |rank| {
+        let layers: Vec<_> = placed.part(rank).components.into_iter().flat_map(|(_, layers)| layers).collect();
+        let layers = program.with_shared(&layers).into_iter();
+        let weights = layers.flat_map(|layer| &program.layer(layer).weights);
+        // Computed in f32.
+        4 * weights.map(asyncdiff_plan::WeightSpec::elements).sum::<u64>()
+    };
+    let pair = |(rank, resident_bytes)| WorkerWeights { share_bytes: share(rank), resident_bytes };
+    placed.ranks().zip(resident).map(pair).collect()
+}

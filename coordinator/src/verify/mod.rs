@@ -1,0 +1,80 @@
+//! `verify`: golden data of other implementations through the same path as a user's job.
+//!
+//! A run of golden data becomes a job whose conditions and initial latents are tensors; it is made by the engine alone, by a cluster on
+//! simulated links, or by real processes over QUIC. All three must give the same bits, and all must agree with the golden data.
+
+mod golden;
+mod parts;
+mod report;
+mod runs;
+mod ways;
+
+use std::path::Path;
+
+pub use golden::GoldenError;
+pub use report::{Line, Verdict};
+pub use ways::Way;
+
+use crate::denoise::Denoised;
+use golden::GoldenKind;
+use runs::Family;
+use ways::Runner;
+
+/// Checks a folder of golden data, or a folder of such folders, and hands out a line for each run and part.
+pub async fn verify(path: &Path, way: Way, on_line: &mut (dyn FnMut(Line) + Send)) -> Result<(), GoldenError> {
+    for (folder, kind) in golden::find(path)? {
+        match kind {
+            GoldenKind::Parts => parts::verify(&folder, on_line)?,
+            GoldenKind::Runs => verify_runs(&folder, way, on_line).await?,
+        }
+    }
+    Ok(())
+}
+
+async fn verify_runs(path: &Path, way: Way, on_line: &mut (dyn FnMut(Line) + Send)) -> Result<(), GoldenError> {
+    let family = Family::open(path)?;
+    let mut all = |verdict: Verdict| {
+        for name in family.run_names() {
+            on_line(Line { name, verdict: verdict.clone(), digest: None });
+        }
+    };
+    if let Some(reason) = family.unsupported() {
+        all(Verdict::Unsupported { reason });
+        return Ok(());
+    }
+    let cases = family.cases();
+    let slots = cases.iter().filter_map(|(_, case)| case.as_ref().ok()).map(|case| case.slots).max().unwrap_or(1);
+    let runner = match Runner::start(way, family.model()?, slots).await {
+        Ok(runner) => runner,
+        Err(error) => {
+            all(Verdict::Broken { reason: one_line(&error) });
+            return Ok(());
+        }
+    };
+    for (name, case) in cases {
+        on_line(match case {
+            Err(reason) => Line { name, verdict: Verdict::Broken { reason }, digest: None },
+            Ok(case) => match runner.run(&case).await {
+                Ok(made) => {
+                    let verdict = family.verdict(&case, &made.latents, &made.last_prediction);
+                    Line { name, verdict, digest: Some(digest(&made)) }
+                }
+                Err(error) => Line { name, verdict: Verdict::Broken { reason: one_line(&error) }, digest: None },
+            },
+        });
+    }
+    runner.stop().await;
+    Ok(())
+}
+
+fn digest(made: &Denoised) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for value in made.latents.iter().chain(&made.last_prediction) {
+        hasher.update(&value.to_le_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").replace('\n', "; ")
+}
