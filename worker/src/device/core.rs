@@ -41,8 +41,10 @@ impl DeviceCore {
     /// Carries out one command.
     pub(super) fn handle(&mut self, command: DeviceCommand) {
         match command {
-            DeviceCommand::Release { job, answer } => {
-                let released = self.jobs.remove(&job).map(DeviceJob::into_statistics);
+            DeviceCommand::Release { job, epoch, answer } => {
+                let is_it = self.jobs.get(&job).is_some_and(|job| job.epoch() == epoch);
+                let released = if is_it { self.jobs.remove(&job) } else { None };
+                let released = released.map(DeviceJob::into_statistics);
                 // Whoever asked may have gone.
                 drop(answer.send(released));
             }

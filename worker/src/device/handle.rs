@@ -4,7 +4,7 @@ use asyncdiff_common::wire::{DeviceInfo, WorkerFailure};
 use asyncdiff_model::component;
 use asyncdiff_model::families::DenoiserProgram;
 use asyncdiff_model::kernels::Kernels;
-use asyncdiff_plan::{JobId, LayerId};
+use asyncdiff_plan::{Epoch, JobId, LayerId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::panics::guarded;
@@ -42,9 +42,9 @@ impl DeviceHandle {
     }
 
     /// Forgets a job and says how it went.
-    pub(crate) async fn release(&self, job: JobId) -> Option<JobStatistics> {
+    pub(crate) async fn release(&self, job: JobId, epoch: Epoch) -> Option<JobStatistics> {
         let (answer, answered) = oneshot::channel();
-        self.submit(DeviceCommand::Release { job, answer }).await;
+        self.submit(DeviceCommand::Release { job, epoch, answer }).await;
         answered.await.ok().flatten()
     }
 

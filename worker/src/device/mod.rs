@@ -44,8 +44,8 @@ const QUEUED_COMMANDS: usize = 1024;
 
 /// What the device is to do. Commands are carried out in order, between two layers.
 pub(crate) enum DeviceCommand {
-    /// Forget a job; answered with how it went, or `None` if it is not there.
-    Release { job: JobId, answer: oneshot::Sender<Option<JobStatistics>> },
+    /// Forget a job, unless a newer epoch of it has begun; answered with how it went, or `None` if it is not there.
+    Release { job: JobId, epoch: Epoch, answer: oneshot::Sender<Option<JobStatistics>> },
     /// Something else that needs the device; it answers for itself.
     Run(Box<dyn FnOnce(&Kernels) + Send>),
     /// Begin a job.

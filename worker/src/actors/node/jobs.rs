@@ -177,10 +177,10 @@ impl NodeState {
             actor.stop(None);
         }
         if matches!(job.phase, Phase::Running | Phase::Finished) {
-            let device = self.device.clone();
+            let (device, epoch) = (self.device.clone(), job.epoch);
             self.chores.spawn(async move {
                 // How it went interests nobody any more.
-                drop(device.release(id).await);
+                drop(device.release(id, epoch).await);
             });
         }
         Some(job)
@@ -197,10 +197,10 @@ impl NodeState {
             actor.stop(None);
         }
         let resident_bytes = job.as_ref().map(NodeJob::resident_bytes).unwrap_or_default();
-        let device = self.device.clone();
+        let (device, epoch) = (self.device.clone(), job.as_ref().map(|job| job.epoch).unwrap_or_default());
         self.chores.spawn(async move {
             // The device forgets the job between two layers; a job that failed it has forgotten already.
-            let statistics = device.release(id).await.unwrap_or_default();
+            let statistics = device.release(id, epoch).await.unwrap_or_default();
             let report = Box::new(report(statistics, resident_bytes));
             session.reply(request, Ok(WorkerReply::Released { report }));
         });
