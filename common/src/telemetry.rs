@@ -1,6 +1,7 @@
 //! Logs: where they go and what they look like. Standard output belongs to results, so logs go to standard error.
 
 use std::fmt;
+use std::io::IsTerminal;
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -66,6 +67,8 @@ pub fn init(format: LogFormat, verbosity: Verbosity) -> Result<(), TelemetryErro
         Err(_) => EnvFilter::new(verbosity.directives()),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for people: a file or a process that reads the log gets plain text.
+    let builder = builder.with_ansi(std::io::stderr().is_terminal());
     let started = match format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
         LogFormat::Text => builder.with_target(false).try_init(),

@@ -1,3 +1,5 @@
-//! Placeholder.
+//! The program `coordinator`: see [`asyncdiff_coordinator::cli`].
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    asyncdiff_coordinator::cli::main()
+}

@@ -1,0 +1,217 @@
+//! What the API takes and answers beside the types of [`job`](crate::job).
+
+use std::num::NonZeroU32;
+
+use asyncdiff_plan::{JobId, Wishes};
+use serde::{Deserialize, Serialize};
+
+use super::ApiError;
+use crate::job::{JobRequest, JobSettings};
+
+/// The largest guidance scale: far beyond it pictures are noise, and f32 overflows.
+const GUIDANCE_SCALE_LIMIT: f64 = 100.0;
+
+/// What a user asks for; what is absent is the server's choice.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewJob {
+    /// What the picture shows.
+    pub prompt: String,
+    /// What it should not show.
+    #[serde(default)]
+    pub negative_prompt: String,
+    /// Everything else.
+    #[serde(default)]
+    pub settings: GivenSettings,
+}
+
+/// Settings of a job as far as the user gave any.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GivenSettings {
+    /// Steps of the noise scheduler.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<NonZeroU32>,
+    /// Seed of the initial noise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Classifier-free guidance weight, 1 to 100; 1 turns guidance off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_scale: Option<f64>,
+    /// Noise scheduler, such as `ddim`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<String>,
+    /// Width and height in pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<(u32, u32)>,
+    /// How the denoiser is split and scheduled.
+    pub wishes: Wishes,
+    /// Record a trace.
+    pub trace: bool,
+}
+
+/// What a server does where the user does not say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct JobDefaults {
+    /// Steps of the noise scheduler.
+    pub steps: NonZeroU32,
+    /// Classifier-free guidance weight.
+    pub guidance_scale: f64,
+    /// Seed of the initial noise.
+    pub seed: u64,
+}
+
+impl NewJob {
+    /// The request with the server's defaults filled in.
+    pub fn complete(self, defaults: &JobDefaults) -> Result<JobRequest, ApiError> {
+        let Self { prompt, negative_prompt, settings } = self;
+        Ok(JobRequest { prompt, negative_prompt, settings: settings.complete(defaults)? })
+    }
+}
+
+impl GivenSettings {
+    /// The settings with the server's defaults filled in.
+    pub fn complete(self, defaults: &JobDefaults) -> Result<JobSettings, ApiError> {
+        let guidance_scale = self.guidance_scale.unwrap_or(defaults.guidance_scale);
+        check_guidance_scale(guidance_scale)?;
+        Ok(JobSettings {
+            steps: self.steps.unwrap_or(defaults.steps),
+            seed: self.seed.unwrap_or(defaults.seed),
+            guidance_scale,
+            scheduler: self.scheduler,
+            size: self.size,
+            wishes: self.wishes,
+            trace: self.trace,
+        })
+    }
+}
+
+fn check_guidance_scale(scale: f64) -> Result<(), ApiError> {
+    if (1.0..=GUIDANCE_SCALE_LIMIT).contains(&scale) {
+        return Ok(());
+    }
+    let hint = format!("use a number from 1 (guidance off) to {GUIDANCE_SCALE_LIMIT}; 5 to 8 is usual");
+    Err(ApiError::bad_request(format!("guidance scale {scale} is out of range"), hint))
+}
+
+/// A worker as the API shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerView {
+    /// Its name.
+    pub name: String,
+    /// Such as `ready`.
+    pub state: String,
+    /// Its devices, such as `cpu, 4 threads`.
+    pub devices: Vec<String>,
+    /// Memory that it may use.
+    pub memory_bytes: u64,
+    /// The job that it is on.
+    pub job: Option<JobId>,
+}
+
+/// A plan as the API shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanView {
+    /// Why this one, in one line.
+    pub reason: String,
+    /// Wishes that have no effect.
+    pub notes: Vec<String>,
+    /// The split.
+    pub components: Vec<ComponentView>,
+    /// The workers, by rank.
+    pub workers: Vec<String>,
+    /// Evaluations of the denoiser.
+    pub steps: u32,
+    /// Steps served by one round.
+    pub stride: u32,
+    /// Exact first steps.
+    pub warm_up: u32,
+    /// Predicted seconds of the denoising loop.
+    pub predicted_seconds: f64,
+    /// Predicted seconds of one worker alone.
+    pub alone_seconds: f64,
+    /// Predicted bytes per step between workers.
+    pub bytes_per_step: f64,
+    /// The same by edge.
+    pub edges: Vec<EdgeView>,
+    /// The share of the time in which each rank waits.
+    pub idle: Vec<f64>,
+    /// The first rounds, drawn.
+    pub drawing: String,
+}
+
+/// One component of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ComponentView {
+    /// Its layers, named as in the checkpoint.
+    pub layers: Vec<String>,
+    /// Its share of a step's floating point operations.
+    pub share: f64,
+    /// Bytes of its parameters at 4 bytes each.
+    pub parameter_bytes: u64,
+}
+
+/// What travels from a component to a rank.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EdgeView {
+    /// Such as `c0`.
+    pub from: String,
+    /// Such as `r1`.
+    pub to: String,
+    /// Bytes per step.
+    pub bytes_per_step: f64,
+}
+
+/// Asks for a line that workers join with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JoinLineRequest {
+    /// How long it lets workers in; absent: the server's setting.
+    pub valid_for_seconds: Option<u64>,
+}
+
+/// A line that workers join with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinLine {
+    /// What `worker join` takes.
+    pub line: String,
+    /// Until when, in seconds since 1970 UTC.
+    pub expires_at: u64,
+}
+
+/// Reads `3` or `job-3`.
+#[must_use]
+pub fn parse_job_id(text: &str) -> Option<JobId> {
+    text.strip_prefix("job-").unwrap_or(text).parse().ok().map(JobId)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULTS: JobDefaults = JobDefaults { steps: NonZeroU32::MIN, guidance_scale: 5.0, seed: 7 };
+
+    #[test]
+    fn what_is_absent_is_the_servers_choice() {
+        let job: NewJob = serde_json::from_str(r#"{"prompt": "a", "settings": {"seed": 3}}"#).unwrap();
+        let request = job.complete(&DEFAULTS).unwrap();
+        assert_eq!((request.settings.seed, request.settings.guidance_scale), (3, 5.0));
+        assert_eq!(request.settings.steps, NonZeroU32::MIN);
+    }
+
+    #[test]
+    fn a_guidance_scale_that_is_no_weight_is_refused() {
+        for scale in [0.0, -1.0, f64::NAN, f64::INFINITY, 101.0] {
+            let given = GivenSettings { guidance_scale: Some(scale), ..GivenSettings::default() };
+            assert!(given.complete(&DEFAULTS).is_err(), "{scale}");
+        }
+    }
+
+    #[test]
+    fn job_ids_are_read_in_both_spellings() {
+        assert_eq!(parse_job_id("job-3"), Some(JobId(3)));
+        assert_eq!(parse_job_id("3"), Some(JobId(3)));
+        assert_eq!(parse_job_id("job-"), None);
+        assert_eq!(parse_job_id("-3"), None);
+    }
+}

@@ -1,0 +1,241 @@
+//! Settings of a job as they are typed: shared by `run`, `submit` and `plan`.
+
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use asyncdiff_model::noise_scheduler::SchedulerKind;
+use asyncdiff_plan::{Cut, Prefer, TimeShift, Wishes};
+use clap::{Args, ValueEnum};
+
+use super::Failure;
+use super::partition_file::parse_cut;
+use crate::api::{GivenSettings, NewJob};
+
+/// What is made and how.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct JobArgs {
+    /// Number of denoising steps [default: 50]
+    #[arg(long, value_name = "STEPS", value_parser = parse_count, help_heading = "Picture")]
+    steps: Option<NonZeroU32>,
+
+    /// Seed of the initial noise: the same seed gives the same picture on any number of workers [default: 0]
+    #[arg(long, value_name = "SEED", help_heading = "Picture")]
+    seed: Option<u64>,
+
+    /// How closely the picture follows the prompt; 1 turns guidance off [default: 7.5; demo model: 5]
+    #[arg(long, value_name = "SCALE", help_heading = "Picture")]
+    guidance_scale: Option<f64>,
+
+    /// What the picture should not show
+    #[arg(long, value_name = "TEXT", default_value = "", help_heading = "Picture")]
+    negative_prompt: String,
+
+    /// Noise scheduler: ddim, dpmpp-2m, dpmpp-2m-karras, euler, euler-ancestral, euler-karras, heun, lms, pndm, unipc [default: the checkpoint's]
+    #[arg(long, value_name = "NAME", value_parser = parse_scheduler, help_heading = "Picture")]
+    scheduler: Option<SchedulerKind>,
+
+    /// Width and height in pixels, such as 512x768 [default: the checkpoint's]
+    #[arg(long, value_name = "WxH", value_parser = parse_size, help_heading = "Picture")]
+    size: Option<(u32, u32)>,
+
+    /// What matters most; every setting below overrides what this chooses [default: balanced]
+    #[arg(long, value_name = "GOAL", help_heading = "Plan")]
+    prefer: Option<Goal>,
+
+    /// Parts that the denoiser is split into [default: one per worker]
+    #[arg(long, value_name = "N", value_parser = parse_components, help_heading = "Plan")]
+    components: Option<u16>,
+
+    /// How it is split: contiguous, nested (fewer bytes between workers), or a TOML or JSON file with lists of modules [default: the faster]
+    #[arg(long, value_name = "contiguous|nested|FILE", value_parser = parse_cut, help_heading = "Plan")]
+    partition: Option<Cut>,
+
+    /// Steps served by one round of component runs: more is faster and less exact [default: 1]
+    #[arg(long, value_name = "S", value_parser = parse_count, help_heading = "Plan")]
+    stride: Option<NonZeroU32>,
+
+    /// First steps that are computed exactly, in sequence: more is slower and more exact [default: by --prefer]
+    #[arg(long, value_name = "STEPS", help_heading = "Plan")]
+    warm_up: Option<u32>,
+
+    /// Condition runs after the warm-up on the timestep one step earlier, which their inputs come from [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Plan")]
+    time_shift: Option<bool>,
+
+    /// Compute the two halves of guidance on different workers: exact [default: by --prefer]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Plan")]
+    split_guidance: Option<bool>,
+}
+
+/// What matters most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Goal {
+    /// Fast, and hardly different from what one device makes
+    Balanced,
+    /// The picture that one device makes
+    Exact,
+    /// Closer to it: a longer warm-up
+    Quality,
+    /// The fastest: stride 2
+    Speed,
+}
+
+/// Where results go.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct OutputArgs {
+    /// The picture's file [default: named after the prompt]
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Write a Chrome/Perfetto trace of every component run, transfer and wait
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) trace: Option<PathBuf>,
+
+    /// Print the result as JSON
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+}
+
+impl JobArgs {
+    /// The job as the API takes it.
+    #[must_use]
+    pub(crate) fn job(&self, prompt: &str, trace: bool) -> NewJob {
+        let settings = GivenSettings { trace, ..self.settings() };
+        NewJob { prompt: prompt.to_owned(), negative_prompt: self.negative_prompt.clone(), settings }
+    }
+
+    /// The settings as the API takes them.
+    #[must_use]
+    pub(crate) fn settings(&self) -> GivenSettings {
+        let time_shift = self.time_shift.map(|on| if on { TimeShift::On } else { TimeShift::Off });
+        let prefer = match self.prefer {
+            None | Some(Goal::Balanced) => Prefer::Balanced,
+            Some(Goal::Exact) => Prefer::Exact,
+            Some(Goal::Quality) => Prefer::Quality,
+            Some(Goal::Speed) => Prefer::Speed,
+        };
+        GivenSettings {
+            steps: self.steps,
+            seed: self.seed,
+            guidance_scale: self.guidance_scale,
+            scheduler: self.scheduler.map(|scheduler| scheduler.name().to_owned()),
+            size: self.size,
+            wishes: Wishes {
+                prefer,
+                components: self.components,
+                cut: self.partition.clone(),
+                stride: self.stride,
+                warm_up: self.warm_up,
+                time_shift,
+                split_guidance: self.split_guidance,
+                round_start: None,
+            },
+            trace: false,
+        }
+    }
+}
+
+impl OutputArgs {
+    /// The picture's file: the one that was named, else one after the prompt that does not exist yet. Refuses, before any work is
+    /// done, files in folders that do not exist.
+    pub(crate) fn picture_path(&self, prompt: &str) -> Result<PathBuf, Failure> {
+        if let Some(trace) = &self.trace {
+            check_place(trace)?;
+        }
+        match &self.out {
+            Some(path) => check_place(path).map(|()| path.clone()),
+            None => Ok(unused_path(Path::new(""), &slug(prompt))),
+        }
+    }
+}
+
+fn check_place(path: &Path) -> Result<(), Failure> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !parent.is_dir() {
+        let hint = "make it, or name another file with --out or --trace";
+        return Err(Failure::operator(format!(
+            "cannot write {}: the folder {} does not exist\nhint: {hint}",
+            path.display(),
+            parent.display()
+        )));
+    }
+    if path.is_dir() {
+        let text = format!("cannot write {}: it is a folder\nhint: name a file in it", path.display());
+        return Err(Failure::operator(text));
+    }
+    Ok(())
+}
+
+/// `name.png`, else `name-2.png` and so on: a picture whose name nobody chose replaces nothing.
+fn unused_path(folder: &Path, name: &str) -> PathBuf {
+    let numbered = (2_u32..).map(|number| format!("{name}-{number}.png"));
+    let mut names = std::iter::once(format!("{name}.png")).chain(numbered);
+    let unused = names.find(|name| !folder.join(name).exists());
+    folder.join(unused.unwrap_or_else(|| format!("{name}.png")))
+}
+
+/// The prompt's letters and digits with hyphens between: a file name on every system.
+fn slug(prompt: &str) -> String {
+    const LIMIT_CHARS: usize = 80;
+    let words = prompt.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty());
+    let joined = words.map(str::to_lowercase).collect::<Vec<_>>().join("-");
+    let slug: String = joined.chars().take(LIMIT_CHARS).collect();
+    if slug.is_empty() { "picture".to_owned() } else { slug }
+}
+
+fn parse_count(text: &str) -> Result<NonZeroU32, String> {
+    NonZeroU32::from_str(text).map_err(|_| "a whole number from 1 up is needed".to_owned())
+}
+
+fn parse_components(text: &str) -> Result<u16, String> {
+    let count = text.parse().ok().filter(|&count: &u16| count > 0);
+    count.ok_or_else(|| "a whole number from 1 to the number of layers is needed".to_owned())
+}
+
+fn parse_scheduler(text: &str) -> Result<SchedulerKind, String> {
+    text.parse().map_err(|_| format!("the noise schedulers are {}", SchedulerKind::names()))
+}
+
+fn parse_size(text: &str) -> Result<(u32, u32), String> {
+    let side = |text: &str| text.parse::<u32>().ok().filter(|&side| side > 0);
+    let sizes = text.split_once(['x', 'X']).and_then(|(width, height)| Some((side(width)?, side(height)?)));
+    sizes.ok_or_else(|| "width and height in pixels are needed, such as 512x768".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_are_made_of_the_prompt() {
+        assert_eq!(slug("A red circle, on a white/background!"), "a-red-circle-on-a-white-background");
+        assert_eq!(slug("../../"), "picture");
+        assert_eq!(slug("grünes Herz"), "grünes-herz");
+        assert_eq!(slug(&"x".repeat(500)).len(), 80);
+    }
+
+    #[test]
+    fn a_picture_whose_name_nobody_chose_replaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(unused_path(folder.path(), "a"), folder.path().join("a.png"));
+        std::fs::write(folder.path().join("a.png"), "").unwrap();
+        assert_eq!(unused_path(folder.path(), "a"), folder.path().join("a-2.png"));
+    }
+
+    #[test]
+    fn sizes_are_two_positive_numbers() {
+        assert_eq!(parse_size("512x768"), Ok((512, 768)));
+        for text in ["512", "0x8", "512x", "axb", "-1x8", "8x8x8"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_scheduler_is_named_in_the_help() {
+        let command = JobArgs::augment_args(clap::Command::new("test"));
+        let argument = command.get_arguments().find(|argument| argument.get_id() == "scheduler").unwrap();
+        let help = argument.get_help().unwrap().to_string();
+        assert!(help.contains(&SchedulerKind::names()), "{help}");
+    }
+}

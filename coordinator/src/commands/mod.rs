@@ -1,0 +1,13 @@
+//! What the command line does: one file per command (or per kind of command).
+
+pub(crate) mod bench;
+mod follow;
+pub(crate) mod join_line;
+pub(crate) mod plan;
+pub(crate) mod queries;
+pub(crate) mod run;
+pub(crate) mod serve;
+mod signals;
+mod store;
+pub(crate) mod submit;
+pub(crate) mod verify;

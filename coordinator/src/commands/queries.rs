@@ -1,0 +1,67 @@
+//! `coordinator jobs`, `job`, `cancel`, `workers`: one question and its answer each.
+
+use asyncdiff_common::exit::ExitCode;
+use asyncdiff_plan::JobId;
+use clap::Args;
+use serde::Serialize;
+
+use crate::api::parse_job_id;
+use crate::cli::{ConnectArgs, Failure};
+use crate::render::{job_text, jobs_table, workers_table};
+
+/// Arguments of commands that list.
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+/// Arguments of commands about one job.
+#[derive(Args, Debug)]
+pub(crate) struct JobIdArgs {
+    /// The job's id, such as 3 or job-3
+    #[arg(value_parser = |text: &str| parse_job_id(text).ok_or("a number such as 3 is needed; `coordinator jobs` lists them"))]
+    id: JobId,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+pub(crate) async fn jobs(args: ListArgs) -> Result<ExitCode, Failure> {
+    let jobs = args.connect.client().await?.jobs().await?;
+    print(args.json, &jobs, || jobs_table(&jobs))
+}
+
+pub(crate) async fn job(args: JobIdArgs) -> Result<ExitCode, Failure> {
+    let job = args.connect.client().await?.job(args.id).await?;
+    print(args.json, &job, || job_text(&job))
+}
+
+pub(crate) async fn cancel(args: JobIdArgs) -> Result<ExitCode, Failure> {
+    let job = args.connect.client().await?.cancel(args.id).await?;
+    print(args.json, &job, || job_text(&job))
+}
+
+pub(crate) async fn workers(args: ListArgs) -> Result<ExitCode, Failure> {
+    let workers = args.connect.client().await?.workers().await?;
+    print(args.json, &workers, || workers_table(&workers))
+}
+
+/// Prints an answer in the form that was asked for.
+pub(super) fn print(json: bool, answer: &impl Serialize, text: impl FnOnce() -> String) -> Result<ExitCode, Failure> {
+    if json {
+        let json = serde_json::to_string_pretty(answer);
+        println!("{}", json.map_err(|error| Failure::new(ExitCode::Bug, error.to_string()))?);
+    } else {
+        println!("{}", text());
+    }
+    Ok(ExitCode::Ok)
+}

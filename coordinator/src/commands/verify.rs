@@ -1,0 +1,47 @@
+//! `coordinator verify`: golden data through the same path as a user's job.
+
+use std::path::PathBuf;
+
+use asyncdiff_common::exit::ExitCode;
+use clap::Args;
+
+use crate::cli::Failure;
+use crate::verify::{Line, Way, verify};
+
+/// Arguments of `verify`.
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// A folder of golden data (with runs.json or parts.json), or a folder that holds such folders
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+
+    /// How the runs are made; parts are always computed in this process
+    #[arg(long, value_enum, default_value_t = Way::InProcess)]
+    way: Way,
+
+    /// Print one JSON object per line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints a line for each run and part; the exit code says whether all agree.
+pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
+    let (mut passed, mut failed) = (0, 0);
+    let json = args.json;
+    let mut on_line = |line: Line| {
+        if line.verdict.is_passed() {
+            passed += 1;
+        } else {
+            failed += 1;
+        }
+        match serde_json::to_string(&line) {
+            Ok(text) if json => println!("{text}"),
+            _ => println!("{line}"),
+        }
+    };
+    verify(&args.folder, args.way, &mut on_line).await.map_err(Failure::operator)?;
+    if !json {
+        println!("{passed} agree, {failed} do not");
+    }
+    Ok(if failed == 0 { ExitCode::Ok } else { ExitCode::CheckFailed })
+}

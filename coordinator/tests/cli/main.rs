@@ -1,0 +1,8 @@
+//! The program as a user meets it: the built binary, its exit codes, what it prints and what it leaves behind.
+
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod harness;
+mod own_cluster;
+mod served_cluster;
