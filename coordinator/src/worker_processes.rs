@@ -140,6 +140,8 @@ impl WorkerProcesses {
             .arg(self._state.path().join(name))
             // A command line is visible to other users of a machine.
             .env(JOIN_LINE_VARIABLE, &settings.join_line)
+            // Its log goes into messages, not to a terminal.
+            .env("NO_COLOR", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -176,6 +178,10 @@ async fn collect_lines(name: &str, stderr: impl AsyncRead + Unpin, lines: &mut V
         tracing::debug!(target: "asyncdiff::local_worker", worker = name, "{line}");
         let end = (0..=LINE_BYTES.min(line.len())).rev().find(|&end| line.is_char_boundary(end)).unwrap_or(0);
         line.truncate(end);
+        // What went well explains no end.
+        if line.split_whitespace().nth(1).is_some_and(|level| matches!(level, "INFO" | "DEBUG" | "TRACE")) {
+            continue;
+        }
         if lines.len() == LAST_LINES {
             lines.pop_front();
         }
@@ -202,10 +208,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_that_ends_is_reported_with_its_last_words() {
-        let mut processes = shell("echo first >&2; echo out of cheese >&2; exit 3", 1);
+        let script = "echo 2026-01-01T00:00:00Z INFO assigned >&2; echo out of cheese >&2; exit 3";
+        let mut processes = shell(script, 1);
         let exited = processes.exited().await.unwrap();
         assert_eq!(exited.name, "local-1");
         assert!(exited.reason.contains("exit status: 3") && exited.reason.contains("out of cheese"), "{exited:?}");
+        assert!(!exited.reason.contains("assigned"), "{exited:?}");
     }
 
     #[tokio::test]

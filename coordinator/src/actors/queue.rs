@@ -188,7 +188,8 @@ impl QueueState {
         let mut entry = JobEntry::new(job, checked);
         entry.record.phase = match &self.running {
             Some((running, _)) => format!("waiting for {running}"),
-            None => WAITING_FOR_WORKERS.to_owned(),
+            None if self.workers.is_empty() => WAITING_FOR_WORKERS.to_owned(),
+            None => "starting".to_owned(),
         };
         let view = entry.view();
         self.jobs.insert(job, entry);

@@ -22,7 +22,7 @@ pub fn jobs_table(jobs: &[JobRecord]) -> String {
         let prompt = shortened(&job.request.prompt);
         table.add_row([job.id.to_string(), state(job.state).to_owned(), format!("{taken}/{of}"), time, prompt]);
     }
-    table.to_string()
+    table.trim_fmt()
 }
 
 /// Everything about one job that a person asks for.
@@ -60,7 +60,7 @@ pub fn workers_table(workers: &[WorkerView]) -> String {
         let memory = format_bytes(worker.memory_bytes as f64);
         table.add_row([worker.name.clone(), worker.state.clone(), worker.devices.join("; "), memory, job]);
     }
-    table.to_string()
+    table.trim_fmt()
 }
 
 /// A table without lines, for `grep` and `awk` as well as for people.

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use asyncdiff_transport::identity::ClientLine;
+
 use crate::harness::{Place, Running, png_size};
 
 /// Any free ports, this machine alone.
@@ -12,17 +14,22 @@ struct Served {
     place: Place,
     server: Running,
     join_line: String,
+    client_line: String,
 }
 
 impl Served {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
         let place = Place::new();
         place.write("my.toml", CONFIG);
-        let server = place.start(&["serve", "--config", "my.toml"]);
-        let line = server.wait_for("worker join adj1.");
-        let join_line = line.trim().trim_start_matches("worker join ").to_owned();
-        server.wait_for("export ASYNCDIFF_CONNECT=adc1.");
-        Self { place, server, join_line }
+        let server = place.start(&[&["serve", "--config", "my.toml"], arguments].concat());
+        let after = |line: String, prefix: &str| line.trim().strip_prefix(prefix).unwrap().to_owned();
+        let join_line = after(server.wait_for("worker join adj1."), "worker join ");
+        let client_line = after(server.wait_for("adc1."), "export ASYNCDIFF_CONNECT=");
+        Self { place, server, join_line, client_line }
     }
 
     fn join(&self, name: &str) -> Running {
@@ -95,4 +102,18 @@ fn lines_are_kept_for_their_owner_and_new_ones_can_be_made() {
     served.place.run(&["join-line", "--valid-for", "99d"]).expect(2, &["31 days"]);
     let second = served.place.run(&["serve", "--config", "my.toml"]);
     second.expect(2, &["in use by another process", "hint:"]);
+}
+
+#[test]
+fn clients_on_other_addresses_come_by_tls_with_the_line_that_was_printed() {
+    let served = Served::start_with(&["--api", "0.0.0.0:0"]);
+    let line: ClientLine = served.client_line.parse().unwrap();
+    assert!(line.authority.is_some());
+    // This machine's own clients find the line by themselves.
+    served.place.run(&["jobs"]).expect(0, &[]);
+    served.place.run(&["jobs", "--connect", &served.client_line]).expect(0, &[]);
+    let stranger = ClientLine { bearer_token: "guess".to_owned(), ..line.clone() }.to_string();
+    served.place.run(&["jobs", "--connect", &stranger]).expect(2, &["bearer token", "hint:"]);
+    let plain = ClientLine { authority: None, ..line }.to_string();
+    served.place.run(&["jobs", "--connect", &plain]).expect(3, &["no coordinator answers"]);
 }

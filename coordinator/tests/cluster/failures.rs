@@ -1,7 +1,7 @@
 //! Lost workers, failing workers, failing checkpoints: each ends its job with an error that names who and what, and
 //! nothing else.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -46,6 +46,19 @@ async fn a_silent_worker_is_lost_within_three_seconds() {
     let cut = Faults { cut: true, ..Faults::default() };
     cluster.hub.set_faults(&PeerName::worker("b").unwrap(), &PeerName::Coordinator, &cut);
     check_lost(&ended(handle).await, since);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_whose_predictions_do_not_come_is_named() {
+    let hub = SimulatedNetwork::with_faults(8);
+    let limits = Limits { step_within: Duration::from_secs(100), ..Limits::default() };
+    let cluster = TestCluster::on(hub, tiny_store(), &["a", "b"], SLOW, limits).await;
+    // Its heartbeats come as before: only tensors are slow.
+    let slow = Faults { bytes_per_second: NonZeroU64::new(1), ..Faults::default() };
+    cluster.hub.set_faults(&PeerName::worker("b").unwrap(), &PeerName::Coordinator, &slow);
+    let error = cluster.run(plain_job(5)).await.error.unwrap();
+    assert!(error.message.contains("worker b sent no noise prediction of step 0"), "{error:?}");
+    assert_eq!(error.fault, Fault::Peer);
 }
 
 #[tokio::test]

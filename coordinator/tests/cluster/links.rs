@@ -16,8 +16,8 @@ const DELAY: Duration = Duration::from_secs(20);
 
 const NAMES: [&str; 3] = ["worker-a", "worker-b", "worker-c"];
 
-/// Microseconds from the first layer of all to the end of a component's run at a step. Its beginning says nothing: what depends on the
-/// timestep alone is computed while the run waits for the rest.
+/// Microseconds from the first layer of all to the end of a component's run at a step. Its beginning says nothing: what
+/// depends on the timestep alone is computed while the run waits for the rest.
 fn end(trace: &JobTrace, component: u16, step: u32) -> u64 {
     let layers = || {
         let events = trace.tracks.iter().flat_map(|track| &track.events);
@@ -53,10 +53,10 @@ async fn a_slow_link_delays_only_what_depends_on_it() {
     let slow = trace_with(Some(Faults { delay: DELAY, ..Faults::default() })).await;
     let slipped = |component, step| end(&slow, component, step).saturating_sub(end(&quick, component, step));
     let delay = DELAY.as_micros() as u64;
-    // In the warm-up the last component waits for the first one's skip connections ...
-    assert!(slipped(2, 0) >= delay, "{}", slipped(2, 0));
+    // In the warm-up the last component waits for the first one's skip connections (beside what it would wait for anyway) ...
+    assert!(slipped(2, 0) > delay / 10 * 9, "{}", slipped(2, 0));
     // ... and the middle one, which reads another link, goes on to the next round meanwhile.
     assert!(slipped(1, 1) < delay / 10, "{}", slipped(1, 1));
     // The next latents depend on the last component, and so does the first component's next run.
-    assert!(slipped(0, 1) >= delay, "{}", slipped(0, 1));
+    assert!(slipped(0, 1) > delay / 10 * 9, "{}", slipped(0, 1));
 }

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod bits;
+mod exactness;
 mod failures;
 mod links;
+mod misbehaviour;
 mod pictures;
 mod queueing;
 mod support;

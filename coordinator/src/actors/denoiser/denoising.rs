@@ -57,6 +57,7 @@ impl Denoising {
         self.denoise_loop.handle_prediction((step, lane), from, &payload, now.into_std());
         let progress = self.run_effects(Some(arrived));
         self.recorder.predicted(step, lane, arrived, now);
+        tracing::trace!(step = step.0, ?lane, rank = from.0, "noise prediction");
         progress
     }
 
@@ -89,7 +90,10 @@ impl Denoising {
                     }
                     self.recorder.departed(arrived, Instant::now());
                 }
-                Effect::StepTaken(step) => self.recorder.stepped(step, before, now),
+                Effect::StepTaken(step) => {
+                    self.recorder.stepped(step, before, now);
+                    tracing::debug!(step = step.0, "step taken");
+                }
             }
             before = now;
         }

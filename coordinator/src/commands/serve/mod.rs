@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use asyncdiff_common::config::format_seconds;
 use asyncdiff_common::exit::ExitCode;
 use asyncdiff_transport::identity::{ClientLine, ClusterAuthority, StateDir};
 use asyncdiff_transport::quic::{QuicConfig, QuicNode};
@@ -121,9 +120,9 @@ impl Server {
     /// Says on stdout what others need to know.
     fn introduce(&self) -> Result<(), Failure> {
         let join = self.inviter.invite(self.config.join_line_valid_for)?;
-        let valid_for = format_seconds(self.config.join_line_valid_for.as_secs_f64());
+        let valid_for = in_words(self.config.join_line_valid_for);
         println!("coordinator: {}", self.cluster.store().name());
-        println!("\nworkers join with this line ({valid_for}):\n\n  worker join {}\n", join.line);
+        println!("\nworkers join with this line, valid for {valid_for}:\n\n  worker join {}\n", join.line);
         let reach = match self.client_line.authority {
             Some(_) => "clients on other machines need this line (keep it secret); clients here find it by themselves",
             None => "clients on this machine find this line by themselves; others cannot reach it (see api.listen)",
@@ -149,6 +148,15 @@ impl Server {
         if let Some(cluster) = Arc::into_inner(cluster) {
             cluster.shutdown(CLOSING).await;
         }
+    }
+}
+
+/// As a configuration writes it: `24h`, `90m`, `45s`.
+fn in_words(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds if seconds.is_multiple_of(3600) => format!("{}h", seconds / 3600),
+        seconds if seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
+        seconds => format!("{seconds}s"),
     }
 }
 
