@@ -53,7 +53,8 @@ async fn a_slow_link_delays_only_what_depends_on_it() {
     let slow = trace_with(Some(Faults { delay: DELAY, ..Faults::default() })).await;
     let slipped = |component, step| end(&slow, component, step).saturating_sub(end(&quick, component, step));
     let delay = DELAY.as_micros() as u64;
-    // In the warm-up the last component waits for the first one's skip connections (beside what it would wait for anyway) ...
+    // In the warm-up the last component waits for the first one's skip connections, beside what it waits for
+    // anyway ...
     assert!(slipped(2, 0) > delay / 10 * 9, "{}", slipped(2, 0));
     // ... and the middle one, which reads another link, goes on to the next round meanwhile.
     assert!(slipped(1, 1) < delay / 10, "{}", slipped(1, 1));
