@@ -43,7 +43,7 @@ impl Failure {
 
     /// Says on stderr what happened, and gives what the process ends with.
     pub(crate) fn report(&self) -> std::process::ExitCode {
-        eprintln!("error: {self}");
+        super::note(&format!("error: {self}"));
         self.exit.into()
     }
 

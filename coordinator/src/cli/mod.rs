@@ -2,6 +2,7 @@
 
 mod args;
 mod connect;
+mod console;
 mod failure;
 mod partition_file;
 
@@ -13,6 +14,7 @@ use clap::{Parser, Subcommand};
 
 pub(crate) use args::{JobArgs, OutputArgs};
 pub(crate) use connect::{CLIENT_LINE_FILE, ConnectArgs, default_state_dir};
+pub(crate) use console::{note, print_line};
 pub use failure::Failure;
 
 use crate::LOCAL_WORKER;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::stream::{Stream, StreamExt};
 use serde_json::json;
 
-use crate::cli::Failure;
+use crate::cli::{Failure, print_line};
 use crate::job::{JobEvent, JobRecord, JobState};
 use crate::picture::write_whole;
 use crate::render::{Alone, Progress, run_report};
@@ -64,15 +64,14 @@ impl Results<'_> {
             write_whole(path, content)?;
         }
         if json {
-            println!("{}", self.as_json());
-            return Ok(());
+            return print_line(&self.as_json().to_string());
         }
-        println!("wrote {}", path.display());
+        print_line(&format!("wrote {}", path.display()))?;
         if let Some((path, _)) = &self.trace {
-            println!("wrote {} (open it at https://ui.perfetto.dev)", path.display());
+            print_line(&format!("wrote {} (open it at https://ui.perfetto.dev)", path.display()))?;
         }
         if let Some(summary) = &self.job.summary {
-            println!("{}", run_report(summary, &self.alone));
+            print_line(&run_report(summary, &self.alone))?;
         }
         Ok(())
     }

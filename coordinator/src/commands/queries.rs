@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::api::parse_job_id;
-use crate::cli::{ConnectArgs, Failure};
+use crate::cli::{ConnectArgs, Failure, print_line};
 use crate::render::{job_text, jobs_table, workers_table};
 
 /// Arguments of commands that list.
@@ -57,11 +57,11 @@ pub(crate) async fn workers(args: ListArgs) -> Result<ExitCode, Failure> {
 
 /// Prints an answer in the form that was asked for.
 pub(super) fn print(json: bool, answer: &impl Serialize, text: impl FnOnce() -> String) -> Result<ExitCode, Failure> {
-    if json {
-        let json = serde_json::to_string_pretty(answer);
-        println!("{}", json.map_err(|error| Failure::new(ExitCode::Bug, error.to_string()))?);
+    let answer = if json {
+        serde_json::to_string_pretty(answer).map_err(|error| Failure::new(ExitCode::Bug, error.to_string()))?
     } else {
-        println!("{}", text());
-    }
+        text()
+    };
+    print_line(&answer)?;
     Ok(ExitCode::Ok)
 }

@@ -61,14 +61,25 @@ pub(crate) struct RunArgs {
 pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new()?;
     let path = args.output.picture_path(&args.prompt)?;
-    tokio::select! {
-        made = make(&args, path) => made.map(|()| ExitCode::Ok),
-        // Dropping what runs ends the workers; nothing has been written yet.
-        () = signals.next() => Err(Failure::interrupted("interrupted; nothing was written")),
-    }
+    let mut progress = Progress::new();
+    let interrupted = || Failure::interrupted("interrupted; nothing was written");
+    let (local, request) = tokio::select! {
+        started = start(&args, &progress) => started?,
+        // What has been started ends with it.
+        () = signals.next() => return Err(interrupted()),
+    };
+    let made = tokio::select! {
+        made = jobs(local.cluster(), &request, args.compare, &mut progress) => made,
+        () = signals.next() => Err(interrupted()),
+    };
+    let delivered = made.and_then(|made| deliver(&args, path, &made));
+    // Cancels the job if it still runs.
+    local.shutdown(CLOSING).await;
+    delivered.map(|()| ExitCode::Ok)
 }
 
-async fn make(args: &RunArgs, path: PathBuf) -> Result<(), Failure> {
+/// Checks what can be checked, then starts coordinator and workers.
+async fn start(args: &RunArgs, progress: &Progress) -> Result<(LocalCluster, JobRequest), Failure> {
     let mut config = ServeConfig::load(None)?;
     config.model.clone_from(&args.model);
     let request = args.job.job(&args.prompt, args.output.trace.is_some()).complete(&config.job_defaults())?;
@@ -76,7 +87,6 @@ async fn make(args: &RunArgs, path: PathBuf) -> Result<(), Failure> {
     // What the model cannot make is refused before workers are started.
     store.planning_setup(&request.settings)?;
     let threads = args.threads_per_worker.unwrap_or_else(|| threads_per_worker(args.workers));
-    let mut progress = Progress::new();
     progress.say(&format!("starting {}, each with {}", count(args.workers.into(), "worker"), count(threads, "thread")));
     let local = LocalCluster::start(LocalClusterConfig {
         store,
@@ -85,22 +95,20 @@ async fn make(args: &RunArgs, path: PathBuf) -> Result<(), Failure> {
         threads_per_worker: threads,
         limits: config.limits,
         program: None,
-    })
-    .await?;
-    let made = jobs(local.cluster(), &request, args.compare, &mut progress).await;
-    let ((job, outcome), alone) = match made {
-        Ok(made) => made,
-        Err(failure) => {
-            local.shutdown(CLOSING).await;
-            return Err(failure);
-        }
-    };
-    let trace = args.output.trace.as_deref().zip(outcome.trace.as_ref().map(|trace| Bytes::from(chrome_trace(trace))));
-    let picture = outcome.picture.clone().unwrap_or_default();
-    let delivered = Results { job: &job, picture: (path, picture), trace, alone }.deliver(args.output.json);
-    local.shutdown(CLOSING).await;
-    delivered
+    });
+    Ok((local.await?, request))
 }
+
+fn deliver(args: &RunArgs, path: PathBuf, ((job, outcome), alone): &Made) -> Result<(), Failure> {
+    let lost = || Failure::new(ExitCode::Bug, format!("{} is done and left no picture", job.id));
+    let picture = outcome.picture.clone().ok_or_else(lost)?;
+    let trace = outcome.trace.as_ref().map(|trace| Bytes::from(chrome_trace(trace)));
+    let trace = args.output.trace.as_deref().zip(trace);
+    Results { job, picture: (path, picture), trace, alone: *alone }.deliver(args.output.json)
+}
+
+/// A job that is done with what it left, and how long one worker alone takes.
+type Made = ((JobRecord, Arc<JobOutcome>), Alone);
 
 /// The job, and with `compare` the same again with one component on one worker.
 async fn jobs(
@@ -108,7 +116,7 @@ async fn jobs(
     request: &JobRequest,
     compare: bool,
     progress: &mut Progress,
-) -> Result<((JobRecord, Arc<JobOutcome>), Alone), Failure> {
+) -> Result<Made, Failure> {
     let made = one_job(cluster, request.clone(), progress).await?;
     if !compare {
         return Ok((made, Alone::Predicted));

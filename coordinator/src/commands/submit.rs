@@ -6,7 +6,7 @@ use clap::Args;
 use super::follow::{Results, done, follow};
 use super::signals::Signals;
 use crate::api::Client;
-use crate::cli::{ConnectArgs, Failure, JobArgs, OutputArgs};
+use crate::cli::{ConnectArgs, Failure, JobArgs, OutputArgs, print_line};
 use crate::job::JobRecord;
 use crate::render::{Alone, Progress};
 
@@ -37,11 +37,8 @@ pub(crate) async fn run(args: SubmitArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new()?;
     let job = client.submit(&args.job.job(&args.prompt, args.output.trace.is_some())).await?;
     if args.no_wait {
-        if args.output.json {
-            println!("{}", serde_json::json!({ "job": job }));
-        } else {
-            println!("{}", job.id);
-        }
+        let json = serde_json::json!({ "job": job });
+        print_line(&if args.output.json { json.to_string() } else { job.id.to_string() })?;
         return Ok(ExitCode::Ok);
     }
     let job = tokio::select! {

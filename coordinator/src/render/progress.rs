@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::cli::note;
 use crate::job::{JobRecord, JobState};
 
 /// Plain lines per job beside those for new phases: a log shows that something moves, and stays readable.
@@ -47,8 +48,8 @@ impl Progress {
     /// Says something beside the job's own progress.
     pub fn say(&self, text: &str) {
         match &self.view {
-            View::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
-            View::Lines { .. } => eprintln!("{text}"),
+            View::Bar(bar) => bar.suspend(|| note(text)),
+            View::Lines { .. } => note(text),
         }
     }
 
@@ -68,10 +69,10 @@ impl Progress {
             }
             View::Lines { next } => {
                 if under_way && self.phase != job.phase {
-                    eprintln!("{}: {}", job.id, job.phase);
+                    note(&format!("{}: {}", job.id, job.phase));
                 }
                 if taken > 0 && taken >= *next {
-                    eprintln!("{}: step {taken} of {of}", job.id);
+                    note(&format!("{}: step {taken} of {of}", job.id));
                     *next = taken + (of / PLAIN_LINES).max(1);
                 }
             }

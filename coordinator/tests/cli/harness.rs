@@ -11,6 +11,9 @@ use tempfile::TempDir;
 /// How long anything here may take: the slowest machine with everything else running.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Where commands put temporary files; they leave none.
+const TEMPORARY: &str = ".tmp";
+
 /// An empty folder that commands run in.
 pub(crate) struct Place {
     folder: TempDir,
@@ -34,7 +37,9 @@ pub(crate) struct Running {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join(TEMPORARY)).unwrap();
+        Self { folder }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -48,12 +53,12 @@ impl Place {
         path
     }
 
-    /// Names of the files that are here.
+    /// Names of the files that are here and in the folder for temporary ones.
     pub(crate) fn files(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.folder.path()).unwrap();
-        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
+        let list = |folder: &Path| std::fs::read_dir(folder).unwrap();
+        let entries = list(self.folder.path()).chain(list(&self.path(TEMPORARY)));
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name != TEMPORARY).collect()
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -62,7 +67,10 @@ impl Place {
         for variable in ["ASYNCDIFF_CONNECT", "ASYNCDIFF_JOIN_LINE", "ASYNCDIFF_LOG", "ASYNCDIFF_MODEL", "HF_HOME"] {
             command.env_remove(variable);
         }
-        command.env("ASYNCDIFF_STATE_DIR", self.path(".state")).env("HOME", self.folder.path());
+        command
+            .env("ASYNCDIFF_STATE_DIR", self.path(".state"))
+            .env("HOME", self.folder.path())
+            .env("TMPDIR", self.path(TEMPORARY));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -17,7 +17,7 @@ use clap::Args;
 use super::signals::Signals;
 use super::store::open_store;
 use crate::api::{ApiServer, ClusterService, Inviter};
-use crate::cli::{Failure, default_state_dir};
+use crate::cli::{Failure, default_state_dir, note, print_line};
 use crate::cluster::{Cluster, ClusterConfig};
 use crate::serve_config::ServeConfig;
 use addresses::{advertised_hosts, coordinator_addresses, local_client_address};
@@ -121,20 +121,24 @@ impl Server {
     fn introduce(&self) -> Result<(), Failure> {
         let join = self.inviter.invite(self.config.join_line_valid_for)?;
         let valid_for = in_words(self.config.join_line_valid_for);
-        println!("coordinator: {}", self.cluster.store().name());
-        println!("\nworkers join with this line, valid for {valid_for}:\n\n  worker join {}\n", join.line);
         let reach = match self.client_line.authority {
             Some(_) => "clients on other machines need this line (keep it secret); clients here find it by themselves",
             None => "clients on this machine find this line by themselves; others cannot reach it (see api.listen)",
         };
-        println!("{reach}:\n\n  export ASYNCDIFF_CONNECT={}\n", self.client_line);
+        print_line(&format!(
+            "coordinator: {}\n\nworkers join with this line, valid for {valid_for}:\n\n  worker join {}\n\n{reach}:\n\n  \
+             export ASYNCDIFF_CONNECT={}\n",
+            self.cluster.store().name(),
+            join.line,
+            self.client_line
+        ))?;
         tracing::info!(api = %self.api.address(), state = %self.state.path().display(), "serving");
         Ok(())
     }
 
     /// Lets the running job finish, then ends everything in order.
     async fn stop(self, signals: &mut Signals) {
-        eprintln!("stopping: waiting for the running job (Ctrl-C again ends at once)");
+        note("stopping: waiting for the running job (Ctrl-C again ends at once)");
         self.service.drain();
         tokio::select! {
             () = drain::finish_jobs(&self.cluster, self.config.drain) => {}
