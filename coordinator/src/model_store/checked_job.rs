@@ -17,6 +17,9 @@ use crate::denoise::{LatentsShape, LoopSettings};
 use crate::job::JobSettings;
 use crate::job_spec::{ConditionTensor, Conditions, InitialLatents, JobSpec, Product};
 
+/// Tokens of the encoder hidden states where there is no text encoder to say so: CLIP's.
+const USUAL_TOKENS: u32 = 77;
+
 /// Pictures per job: more pictures are more jobs.
 const IMAGES: u32 = 1;
 
@@ -82,7 +85,7 @@ impl CheckedJob {
 impl ModelStore {
     /// What settings ask of the denoiser, without a prompt: enough for a dry run.
     pub(crate) fn planning_setup(&self, settings: &JobSettings) -> Result<DenoiseSetup, StoreError> {
-        let tokens = self.text.as_ref().map_or(1, super::TextPart::length);
+        let tokens = self.text.as_ref().map_or(USUAL_TOKENS, super::TextPart::length);
         Ok(self.denoise_setup(settings, tokens)?.0)
     }
 
