@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use asyncdiff_common::config::{Settings, SettingsError};
+use asyncdiff_common::config::{Settings, SettingsError, parse_duration};
 
 use crate::actors::Limits;
 use crate::api::{ApiLimits, JobDefaults};
@@ -95,7 +95,11 @@ impl ServeConfig {
                 body_bytes: settings.bytes("api.body_limit")?,
                 concurrent_requests: settings.whole("api.concurrent_requests", 1..=100_000)?,
                 listeners: settings.whole("api.listeners", 1..=100_000)?,
-                request_timeout: settings.duration("api.request_timeout")?,
+                request_timeout: settings.parsed(
+                    "api.request_timeout",
+                    "a duration of at most 80s",
+                    request_timeout,
+                )?,
             },
             steps: NonZeroU32::MIN.saturating_add(settings.whole("job.steps", 1..=10_000_u32)? - 1),
             guidance_scale: settings.number("job.guidance_scale", 1.0..=100.0)?,
@@ -108,9 +112,7 @@ impl ServeConfig {
 fn limits(settings: &Settings) -> Result<Limits, SettingsError> {
     let heartbeat_interval = settings.duration("workers.heartbeat_interval")?;
     let expected = format!("a duration of at least three times workers.heartbeat_interval ({heartbeat_interval:?})");
-    let long_enough = |text: &str| {
-        asyncdiff_common::config::parse_duration(text).filter(|&lost_after| lost_after >= 3 * heartbeat_interval)
-    };
+    let long_enough = |text: &str| parse_duration(text).filter(|&lost_after| lost_after >= 3 * heartbeat_interval);
     Ok(Limits {
         queue_length: settings.whole("queue.length", 1..=100_000_u32)? as usize,
         kept_jobs: settings.whole("queue.kept_jobs", 1..=100_000_u32)? as usize,
@@ -124,6 +126,13 @@ fn limits(settings: &Settings) -> Result<Limits, SettingsError> {
         decode_within: settings.duration("deadlines.decode")?,
         release_within: settings.duration("deadlines.release")?,
     })
+}
+
+/// Clients of this program wait a little longer than this, so that they hear why.
+const REQUEST_TIMEOUT_LIMIT: Duration = Duration::from_secs(80);
+
+fn request_timeout(text: &str) -> Option<Duration> {
+    parse_duration(text).filter(|timeout| !timeout.is_zero() && *timeout <= REQUEST_TIMEOUT_LIMIT)
 }
 
 fn optional(text: &str) -> Option<String> {
@@ -182,6 +191,7 @@ mod tests {
             ("workers.lost_after = \"300ms\"", "at least three times workers.heartbeat_interval (250ms)"),
             ("cluster.advertise = \"a,b,c,d,e,f,g,h,i\"", "cluster.advertise"),
             ("cluster.control_port = 70000", "0 to 65535"),
+            ("api.request_timeout = \"90s\"", "at most 80s"),
         ];
         for (text, part) in wrong {
             let error = load(text).unwrap_err().to_string();

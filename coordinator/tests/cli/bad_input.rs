@@ -97,6 +97,19 @@ fn a_checkpoint_that_is_none_is_named_with_what_was_found() {
 }
 
 #[test]
+fn truncated_weights_are_named_before_a_worker_is_started() {
+    let place = Place::new();
+    let model = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo-model/model");
+    place.copy_folder(&model, "model");
+    let weights = place.path("model/unet/diffusion_pytorch_model.safetensors");
+    let half = std::fs::metadata(&weights).unwrap().len() / 2;
+    std::fs::File::options().write(true).open(weights).unwrap().set_len(half).unwrap();
+    let ended = run_with(&place, &["--model", "model"]);
+    ended.expect(2, &["unet/diffusion_pytorch_model.safetensors", "hint:"]);
+    assert!(!ended.stderr.contains("starting"), "{ended:?}");
+}
+
+#[test]
 fn a_folder_that_does_not_exist_is_found_out_before_any_work() {
     let place = Place::new();
     let ended = run_with(&place, &["-o", "no/picture.png"]);

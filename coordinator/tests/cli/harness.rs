@@ -53,6 +53,19 @@ impl Place {
         path
     }
 
+    /// Copies a folder with what is in it.
+    pub(crate) fn copy_folder(&self, from: &Path, name: &str) {
+        std::fs::create_dir(self.path(name)).unwrap();
+        for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+            let inner = format!("{name}/{}", entry.file_name().into_string().unwrap());
+            if entry.file_type().unwrap().is_dir() {
+                self.copy_folder(&entry.path(), &inner);
+            } else {
+                std::fs::copy(entry.path(), self.path(&inner)).unwrap();
+            }
+        }
+    }
+
     /// Names of the files that are here and in the folder for temporary ones.
     pub(crate) fn files(&self) -> Vec<String> {
         let list = |folder: &Path| std::fs::read_dir(folder).unwrap();
