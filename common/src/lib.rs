@@ -5,5 +5,6 @@
 pub mod codec;
 pub mod config;
 pub mod exit;
+pub mod system;
 pub mod telemetry;
 pub mod wire;

@@ -150,6 +150,8 @@ pub struct JobSummary {
     pub resident_bytes: Vec<u64>,
     /// Peak resident memory of each rank's process.
     pub peak_memory_bytes: Vec<u64>,
+    /// Peak resident memory of the coordinator's process.
+    pub coordinator_peak_memory_bytes: u64,
     /// Median seconds between a noise prediction's arrival and the next latents' departure.
     pub turnaround_seconds: f64,
 }

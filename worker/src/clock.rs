@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use crate::system;
+use asyncdiff_common::system;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {

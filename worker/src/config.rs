@@ -58,7 +58,7 @@ impl WorkerConfig {
     pub fn new() -> Self {
         Self {
             threads: 1,
-            memory_bytes: crate::system::available_memory_bytes(),
+            memory_bytes: asyncdiff_common::system::available_memory_bytes(),
             model: None,
             device: DeviceKind::default(),
             membership: None,

@@ -17,7 +17,6 @@ mod intake;
 mod owned_task;
 mod requests;
 mod run;
-mod system;
 mod tensor_bytes;
 mod weights;
 

@@ -13,8 +13,8 @@ use crate::actors::{Node, NodeArguments, NodeMessage};
 use crate::config::WorkerConfig;
 use crate::device;
 use crate::error::WorkerError;
-use crate::system;
 use crate::weights::LocalCheckpoint;
+use asyncdiff_common::system;
 
 /// How long a leaving worker waits for its actors; a goodbye takes a round trip, and links give themselves a second to drain.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(3);

@@ -35,6 +35,8 @@ pub fn run_report(summary: &JobSummary, alone: &Alone) -> String {
     let speed_up = alone_seconds / summary.denoise_seconds.max(f64::MIN_POSITIVE);
     table.add_row(["speed-up".to_owned(), format!("{speed_up:.2}x")]);
     table.add_row(["bytes per step between workers".to_owned(), format_bytes(summary.bytes_per_step)]);
+    let coordinator = format_bytes(summary.coordinator_peak_memory_bytes as f64);
+    table.add_row(["peak memory of the coordinator".to_owned(), coordinator]);
     for (rank, worker) in summary.workers.iter().enumerate() {
         table.add_row([format!("peak memory of {worker}"), memory(summary, rank)]);
     }
@@ -82,6 +84,7 @@ mod tests {
             predicted_bytes_per_step: 65000.0,
             resident_bytes: vec![1 << 20, 1 << 21],
             peak_memory_bytes: vec![1 << 26],
+            coordinator_peak_memory_bytes: 1 << 27,
             turnaround_seconds: 1e-4,
         }
     }
@@ -89,9 +92,17 @@ mod tests {
     #[test]
     fn the_report_has_every_figure_that_was_promised() {
         let report = run_report(&summary(), &Alone::Predicted);
-        for part in
-            ["40.0 ms", "2.00 s", "3.00 s", "60.0 ms", "1.50x", "64.0 KiB", "64.0 MiB, of which 1.00 MiB", "unknown"]
-        {
+        for part in [
+            "40.0 ms",
+            "2.00 s",
+            "3.00 s",
+            "60.0 ms",
+            "1.50x",
+            "64.0 KiB",
+            "64.0 MiB, of which 1.00 MiB",
+            "128 MiB",
+            "unknown",
+        ] {
             assert!(report.contains(part), "{part} is missing in\n{report}");
         }
         assert!(report.contains("predicted 1.60 s for denoising, took 2.00 s (+25 %)"), "{report}");

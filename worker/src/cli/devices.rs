@@ -3,7 +3,7 @@
 use asyncdiff_common::config::format_bytes;
 
 use super::CliError;
-use crate::system;
+use asyncdiff_common::system;
 
 pub(super) fn list() -> Result<(), CliError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

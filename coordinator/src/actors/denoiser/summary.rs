@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use asyncdiff_common::system;
 use asyncdiff_common::wire::RankReport;
 use asyncdiff_plan::{Choice, Lane, LayerId};
 
@@ -34,6 +35,7 @@ pub(super) fn summarize(
         predicted_bytes_per_step: choice.prediction.bytes_per_step,
         resident_bytes: reports.iter().map(|report| report.resident_bytes).collect(),
         peak_memory_bytes: reports.iter().map(|report| report.peak_memory_bytes).collect(),
+        coordinator_peak_memory_bytes: system::peak_memory_bytes(),
         turnaround_seconds: recorded.median_turnaround_seconds,
     }
 }

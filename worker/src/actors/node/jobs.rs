@@ -20,7 +20,7 @@ use crate::actors::component::{ComponentFailed, ComponentMessage};
 use crate::assignment::CheckedAssignment;
 use crate::device::{JobOutcome, JobStart, JobStatistics, Outlets};
 use crate::owned_task::OwnedTask;
-use crate::system;
+use asyncdiff_common::system;
 
 /// A job's state at the Node.
 pub(super) struct NodeJob {

@@ -7,7 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const UNKNOWN_MEMORY_BYTES: u64 = 8 << 30;
 
 /// Bytes that this process may still take: what the machine has available, or its control group's limit if that is less.
-pub(crate) fn available_memory_bytes() -> u64 {
+#[must_use]
+pub fn available_memory_bytes() -> u64 {
     let machine = read("/proc/meminfo").and_then(|text| kibibytes(&text, "MemAvailable:"));
     let group = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
     match (machine, group) {
@@ -18,12 +19,14 @@ pub(crate) fn available_memory_bytes() -> u64 {
 }
 
 /// The most resident memory that this process ever had; 0 where the operating system does not say.
-pub(crate) fn peak_memory_bytes() -> u64 {
+#[must_use]
+pub fn peak_memory_bytes() -> u64 {
     read("/proc/self/status").and_then(|text| kibibytes(&text, "VmHWM:")).unwrap_or_default()
 }
 
 /// Microseconds since 1970.
-pub(crate) fn unix_micros() -> u64 {
+#[must_use]
+pub fn unix_micros() -> u64 {
     // A clock before 1970 counts as 1970; u64 holds half a million years of microseconds.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }
