@@ -7,7 +7,7 @@ use asyncdiff_plan::{Cut, CutShape, Wishes};
 use clap::{Args, Subcommand};
 
 use crate::bench::PipelineBench;
-use crate::cli::Failure;
+use crate::cli::{Failure, note, print_line};
 
 /// Arguments of `bench`.
 #[derive(Args, Debug)]
@@ -70,10 +70,10 @@ pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
         },
         threads_per_worker: args.threads_per_worker.get(),
     };
-    let mut on_progress = |line: String| eprintln!("{line}");
+    let mut on_progress = |line: String| note(&line);
     let report = bench.run(&mut on_progress).await.map_err(Failure::operator)?;
     let text =
         if args.json { serde_json::to_string_pretty(&report).map_err(Failure::operator)? } else { report.markdown() };
-    println!("{}", text.trim_end());
+    print_line(text.trim_end())?;
     Ok(ExitCode::Ok)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use asyncdiff_common::exit::ExitCode;
 use clap::Args;
 
-use crate::cli::Failure;
+use crate::cli::{Failure, print_line};
 use crate::verify::{Line, Way, verify};
 
 /// Arguments of `verify`.
@@ -28,20 +28,27 @@ pub(crate) struct VerifyArgs {
 pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
     let (mut passed, mut failed) = (0, 0);
     let json = args.json;
+    let mut unwritten = None;
     let mut on_line = |line: Line| {
         if line.verdict.is_passed() {
             passed += 1;
         } else {
             failed += 1;
         }
-        match serde_json::to_string(&line) {
-            Ok(text) if json => println!("{text}"),
-            _ => println!("{line}"),
+        let text = match serde_json::to_string(&line) {
+            Ok(text) if json => text,
+            _ => line.to_string(),
+        };
+        if let Err(failure) = print_line(&text) {
+            unwritten.get_or_insert(failure);
         }
     };
     verify(&args.folder, args.way, &mut on_line).await.map_err(Failure::operator)?;
+    if let Some(failure) = unwritten {
+        return Err(failure);
+    }
     if !json {
-        println!("{passed} agree, {failed} do not");
+        print_line(&format!("{passed} agree, {failed} do not"))?;
     }
     Ok(if failed == 0 { ExitCode::Ok } else { ExitCode::CheckFailed })
 }
