@@ -94,7 +94,7 @@ impl Case {
         if self.schedule.guidance == Guidance::Off { 1 } else { 2 }
     }
 
-    /// The rules of `asyncdiff.md` as they are written there: one register per layer, rounds, one pass per component.
+    /// The rules as the reference code follows them: one register per layer, rounds, one pass per component.
     pub(crate) fn oracle(&self) -> Rows {
         let (steps, stride) = (self.schedule.steps.get(), self.schedule.stride.get());
         let warm_up = self.schedule.warm_up.min(steps);
