@@ -13,10 +13,11 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::actors::{Limits, OwnedTask};
+use crate::actors::Limits;
 use crate::cluster::{Cluster, ClusterConfig, ClusterError};
 use crate::model_store::ModelStore;
 use crate::worker_processes::{ExitedWorker, ProcessError, ProcessSettings, WorkerProcesses};
+use asyncdiff_common::owned_task::OwnedTask;
 
 /// How long the join line of local workers serves: they use it in their first second.
 const JOIN_LINE_VALID: Duration = Duration::from_secs(600);

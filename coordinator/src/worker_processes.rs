@@ -19,8 +19,8 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::actors::OwnedTask;
 use crate::local_workers::JOIN_LINE_VARIABLE;
+use asyncdiff_common::owned_task::OwnedTask;
 
 /// The hidden subcommand of `coordinator` that is a worker.
 pub const LOCAL_WORKER: &str = "local-worker";

@@ -14,7 +14,6 @@ mod device;
 mod error;
 mod failure;
 mod intake;
-mod owned_task;
 mod requests;
 mod run;
 mod tensor_bytes;

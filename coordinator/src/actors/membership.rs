@@ -10,12 +10,12 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, ActorStatus, RpcReply
 use tokio::sync::watch;
 
 use super::Limits;
-use super::owned_task::OwnedTask;
 use super::queue::QueueMessage;
 use super::session::{
     Ending, SessionAdmission, SessionArguments, SessionMessage, WorkerHandle, WorkerRecord, WorkerSession,
 };
 use crate::model_store::ModelStore;
+use asyncdiff_common::owned_task::OwnedTask;
 
 /// Sessions whose worker has not introduced itself. A whole cluster may come back at once; more than this is a flood.
 const SILENT_SESSIONS_LIMIT: usize = 256;

@@ -26,7 +26,6 @@ mod denoiser;
 mod job_reporter;
 mod limits;
 mod membership;
-mod owned_task;
 mod planning;
 mod queue;
 mod root;
@@ -34,7 +33,6 @@ mod session;
 
 pub use limits::Limits;
 pub(crate) use membership::MembershipMessage;
-pub(crate) use owned_task::OwnedTask;
 pub(crate) use planning::make_plan;
 pub use queue::QueueFull;
 pub(crate) use queue::{JobView, QueueMessage};

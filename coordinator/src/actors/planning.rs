@@ -52,7 +52,7 @@ pub(crate) async fn make_plan(
     });
     match choosing.await {
         Ok(choice) => Ok(choice?),
-        Err(error) => Err(JobFailed::Bug { what: super::owned_task::panic_message(error) }),
+        Err(error) => Err(JobFailed::Bug { what: asyncdiff_common::owned_task::panic_message(error) }),
     }
 }
 

@@ -13,8 +13,8 @@ use thiserror::Error;
 use super::NodeMessage;
 use crate::device::DeviceHandle;
 use crate::failure::model_failure;
-use crate::owned_task::OwnedTask;
 use crate::weights::ReceivedWeights;
+use asyncdiff_common::owned_task::OwnedTask;
 
 /// A component of a job.
 ///

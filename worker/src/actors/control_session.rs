@@ -26,7 +26,7 @@ use crate::config::Membership;
 use crate::device::DeviceHandle;
 use crate::error::WorkerError;
 use crate::intake::Intake;
-use crate::owned_task::OwnedTask;
+use asyncdiff_common::owned_task::OwnedTask;
 use link::OpenLink;
 
 /// How long the coordinator may take to answer `Hello`.

@@ -10,7 +10,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::NodeMessage;
 use crate::intake::Intake;
-use crate::owned_task::OwnedTask;
+use asyncdiff_common::owned_task::OwnedTask;
 
 /// A link to one peer.
 ///

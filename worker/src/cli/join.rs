@@ -15,8 +15,8 @@ use tokio::sync::watch;
 
 use super::options::ListenAddress;
 use super::{CliError, JoinOptions, Lifetime, home, membership};
-use crate::owned_task::OwnedTask;
 use crate::{Membership, WorkerConfig};
+use asyncdiff_common::owned_task::OwnedTask;
 
 /// Joins and works until `lifetime` ends.
 pub(super) async fn join(options: JoinOptions, threads: NonZeroU32, lifetime: Lifetime) -> Result<(), CliError> {

@@ -12,14 +12,15 @@ use ractor::ActorRef;
 
 use super::EPOCH;
 use super::actor::DenoiserMessage;
+use crate::actors::Limits;
 use crate::actors::job_reporter::JobReporter;
 use crate::actors::planning::make_plan;
 use crate::actors::session::{JobDoor, TensorSpec, WorkerHandle};
-use crate::actors::{Limits, owned_task};
 use crate::failure::JobFailed;
 use crate::job::JobSettings;
 use crate::job_spec::Conditions;
 use crate::model_store::{DenoiseSetup, ModelStore};
+use asyncdiff_common::owned_task;
 
 /// What a job is prepared from; a part of the actor's arguments that a task can take along.
 pub(super) struct Preparation {

@@ -19,13 +19,13 @@ use super::prepare::{Preparation, Prepared};
 use super::recorder::{Recorded, Recorder};
 use crate::actors::Limits;
 use crate::actors::job_reporter::JobReporter;
-use crate::actors::owned_task::OwnedTask;
 use crate::actors::session::WorkerHandle;
 use crate::denoise::{DenoiseLoop, Denoised};
 use crate::failure::JobFailed;
 use crate::job::JobRequest;
 use crate::job_spec::{JobOutcome, Product};
 use crate::model_store::{CheckedJob, DenoiseSetup, ModelStore};
+use asyncdiff_common::owned_task::OwnedTask;
 
 /// How often the engine is told the time: it counts in tens of seconds.
 const TICK: Duration = Duration::from_secs(1);

@@ -19,8 +19,8 @@ use super::tensors::{Routes, receive_tensors};
 use super::weights::{WAITING_LISTS, serve_weights};
 use crate::actors::Limits;
 use crate::actors::membership::MembershipMessage;
-use crate::actors::owned_task::OwnedTask;
 use crate::model_store::ModelStore;
+use asyncdiff_common::owned_task::OwnedTask;
 
 /// The session with one worker.
 ///

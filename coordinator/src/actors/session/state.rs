@@ -22,7 +22,7 @@ use super::{SessionAdmission, TensorSpec};
 use crate::actors::Limits;
 use crate::actors::denoiser::DenoiserMessage;
 use crate::actors::membership::MembershipMessage;
-use crate::actors::owned_task::OwnedTask;
+use asyncdiff_common::owned_task::OwnedTask;
 
 /// What the actor knows of its worker.
 pub(crate) struct SessionState {

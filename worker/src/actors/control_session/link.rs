@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 use super::SessionMessage;
 use crate::device::DeviceHandle;
 use crate::intake::Intake;
-use crate::owned_task::OwnedTask;
+use asyncdiff_common::owned_task::OwnedTask;
 
 /// Control frames that may wait in the actor's mailbox; more wait in the link. Requests are few and their handlers short.
 const WAITING_FRAMES: usize = 64;

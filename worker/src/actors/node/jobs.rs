@@ -19,7 +19,7 @@ use super::{NodeMessage, NodeState};
 use crate::actors::component::{ComponentFailed, ComponentMessage};
 use crate::assignment::CheckedAssignment;
 use crate::device::{JobOutcome, JobStart, JobStatistics, Outlets};
-use crate::owned_task::OwnedTask;
+use asyncdiff_common::owned_task::OwnedTask;
 use asyncdiff_common::system;
 
 /// A job's state at the Node.

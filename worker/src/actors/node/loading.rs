@@ -14,8 +14,8 @@ use super::{NodeMessage, NodeState};
 use crate::actors::component::{Component, ComponentArguments, ComponentSource};
 use crate::assignment::{CheckedAssignment, MemoryInUse, Part};
 use crate::intake::JobIntake;
-use crate::owned_task::OwnedTask;
 use crate::weights::{Collector, ReceivedWeights};
+use asyncdiff_common::owned_task::OwnedTask;
 
 /// How long an assignment may take, parameters included: the largest UNet over a line of 20 MB/s.
 const ASSIGN_DEADLINE: Duration = Duration::from_secs(600);
@@ -38,7 +38,7 @@ impl NodeState {
         let (node, overdue) = (self.myself.clone(), self.myself.clone());
         // Building a program takes milliseconds: not in a handler.
         let check = async move { CheckedAssignment::new(assignment).map(Box::new) };
-        let task = OwnedTask::reporting(check, move |result| {
+        let task = OwnedTask::spawn_reporting(check, move |result| {
             let result = result.unwrap_or_else(|message| Err(WorkerFailure::Panicked { message }));
             // Fails only when the worker is stopping.
             drop(node.cast(NodeMessage::Checked { job, epoch, result }));
@@ -99,7 +99,7 @@ impl NodeState {
         let collector = Collector { intake: Arc::clone(&self.intake), session, local: self.local.clone() };
         let (wanted, node, epoch) = (self.wanted(&checked), self.myself.clone(), checked.assignment.epoch);
         let collect = async move { collector.collect(job, DENOISER_FOLDER, wanted).await };
-        let task = OwnedTask::reporting(collect, move |result| {
+        let task = OwnedTask::spawn_reporting(collect, move |result| {
             let result = result.unwrap_or_else(|message| Err(WorkerFailure::Panicked { message }));
             // Fails only when the worker is stopping.
             drop(node.cast(NodeMessage::Collected { job, epoch, result }));

@@ -6,12 +6,12 @@ use asyncdiff_common::wire::{ToCoordinator, WorkerFailure, WorkerRequest};
 use asyncdiff_plan::{Epoch, JobId};
 
 use super::{NodeMessage, NodeState};
-use crate::owned_task::OwnedTask;
 use crate::requests::{
     DECODE_DEADLINE, DecodeFailed, DecodeLatents, ENCODE_DEADLINE, EncodeText, MEASURE_DEADLINE, MeasureLayers,
     RequestResult, Tools, decode_latents, encode_text, measure_layers, with_deadline,
 };
 use crate::weights::Collector;
+use asyncdiff_common::owned_task::OwnedTask;
 
 /// Requests that run at a time. A coordinator has a few per job; more is a mistake of its.
 const REQUESTS_MAX: usize = 64;
@@ -78,7 +78,7 @@ impl NodeState {
     {
         let Some((tools, ended)) = self.tools(request) else { return };
         let session = tools.session.clone();
-        let task = OwnedTask::reporting(work(tools), move |result| {
+        let task = OwnedTask::spawn_reporting(work(tools), move |result| {
             session.reply(request, result.unwrap_or_else(|message| Err(WorkerFailure::Panicked { message })));
             ended();
         });
@@ -94,7 +94,7 @@ impl NodeState {
             let overdue = |_| Err(DecodeFailed::overdue());
             tokio::time::timeout(DECODE_DEADLINE, decode_latents(tools, order)).await.unwrap_or_else(overdue)
         };
-        let task = OwnedTask::reporting(work, move |result| {
+        let task = OwnedTask::spawn_reporting(work, move |result| {
             match result.unwrap_or_else(|message| Err(DecodeFailed::panicked(message))) {
                 Ok(()) => {}
                 Err(DecodeFailed::BeforeReady(failure)) => session.reply(request, Err(failure)),

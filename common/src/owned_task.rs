@@ -7,16 +7,16 @@ use tokio::task::{JoinError, JoinHandle};
 /// A running task; dropping this aborts it, so that no task outlives the actor that started it.
 #[must_use]
 #[derive(Debug)]
-pub(crate) struct OwnedTask(JoinHandle<()>);
+pub struct OwnedTask(JoinHandle<()>);
 
 impl OwnedTask {
     /// Starts a task.
-    pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
+    pub fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
         Self(tokio::spawn(task))
     }
 
     /// Starts a task and hands what it returns, or how it panicked, to `report`.
-    pub(crate) fn spawn_reporting<T: Send + 'static>(
+    pub fn spawn_reporting<T: Send + 'static>(
         task: impl Future<Output = T> + Send + 'static,
         report: impl FnOnce(Result<T, String>) + Send + 'static,
     ) -> Self {
@@ -54,7 +54,7 @@ impl<T> Drop for Aborting<T> {
 }
 
 /// The text of a task's panic.
-pub(crate) fn panic_message(error: JoinError) -> String {
+pub fn panic_message(error: JoinError) -> String {
     let payload = match error.try_into_panic() {
         Ok(payload) => payload,
         Err(error) => return error.to_string(),
