@@ -184,11 +184,12 @@ impl Cluster {
 
     /// What would be done for settings now. Measures what has not been measured yet.
     pub async fn plan(&self, settings: &JobSettings) -> Result<PlannedJob, ClusterError> {
-        let setup = self.store.planning_setup(settings).map_err(JobFailed::Store)?;
+        let mut setup = self.store.planning_setup(settings).map_err(JobFailed::Store)?;
         let workers = ask(&self.parts.membership, MembershipMessage::Handles).await?;
         if workers.is_empty() {
             return Err(ClusterError::NoWorkers);
         }
+        setup.settle_compute(workers.iter().map(|worker| worker.fastest()));
         let choice = make_plan(&workers, &setup, &settings.wishes, &self.limits).await?;
         let ranks = usize::from(choice.placed.world_size);
         let workers = workers.iter().take(ranks).map(|worker| worker.name().to_owned()).collect();

@@ -35,8 +35,25 @@ pub struct JobSettings {
     pub size: Option<(u32, u32)>,
     /// How the denoiser is split and scheduled.
     pub wishes: Wishes,
+    /// What the denoiser is computed in.
+    pub dtype: Dtype,
     /// Record a trace.
     pub trace: bool,
+}
+
+/// What the denoiser's weights are held in and multiplied as; sums are f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dtype {
+    /// What all of the job's workers are fastest with; f32 where exactness is asked for.
+    #[default]
+    Auto,
+    /// bfloat16.
+    Bf16,
+    /// Half precision: on GPUs.
+    F16,
+    /// Single precision.
+    F32,
 }
 
 impl Default for JobSettings {
@@ -50,6 +67,7 @@ impl Default for JobSettings {
             scheduler: None,
             size: None,
             wishes: Wishes::default(),
+            dtype: Dtype::Auto,
             trace: false,
         }
     }

@@ -1,37 +1,42 @@
-//! Between tensors and the bytes that travel: little-endian, row-major, as computed.
+//! Between values and the bytes that travel: little-endian, row-major, channels before pixels, as computed.
 
 use asyncdiff_common::wire::DType;
+use asyncdiff_model::ModelError;
+use asyncdiff_model::kernels::{Kernels, Value};
 use bytes::Bytes;
-use candle_core::{CpuStorage, Device, Error, Storage, Tensor};
 
-/// The elements of an F32 tensor.
-///
-/// # Shapes
-/// - `tensor`: any, F32
-pub(crate) fn to_bytes(tensor: &Tensor) -> Result<Bytes, Error> {
-    let tensor = tensor.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) = (&*storage, layout.contiguous_offsets()) {
-        return Ok(bytes_of(&values[start..end]));
-    }
-    drop(storage);
-    Ok(bytes_of(&tensor.flatten_all()?.to_vec1::<f32>()?))
+/// The elements of a value.
+pub(crate) fn to_bytes(value: &Value) -> Result<Bytes, ModelError> {
+    Ok(bytes_of(&value.to_elements()?))
 }
 
-/// A tensor on a device from bytes whose number was compared with `shape` when they were admitted.
+/// A value on a device from bytes whose number was compared with `shape` when they were admitted.
 ///
 /// # Shapes
-/// - returns: `shape`, F32
-pub(crate) fn from_bytes(payload: &[u8], shape: &[u32], device: &Device) -> Result<Tensor, Error> {
-    let values: Vec<f32> = payload.as_chunks().0.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect();
+/// - returns: `shape`
+pub(crate) fn from_bytes(payload: &[u8], shape: &[u32], kernels: &Kernels) -> Result<Value, ModelError> {
     let shape: Vec<usize> = shape.iter().map(|&axis| axis as usize).collect();
-    Tensor::from_vec(values, shape, device)
+    kernels.value(&shape, &floats_from_bytes(payload))
 }
 
-/// A tensor's axes as headers have them.
-pub(crate) fn shape_of(tensor: &Tensor) -> Vec<u32> {
+/// Floats from their bytes.
+pub(crate) fn floats_from_bytes(payload: &[u8]) -> Vec<f32> {
+    payload.as_chunks().0.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect()
+}
+
+/// The bytes of floats.
+pub(crate) fn bytes_of(values: &[f32]) -> Bytes {
+    let mut bytes = vec![0; size_of_val(values)];
+    for (chunk, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+        *chunk = value.to_le_bytes();
+    }
+    bytes.into()
+}
+
+/// Axes as headers have them.
+pub(crate) fn shape_of(shape: &[usize]) -> Vec<u32> {
     // An axis beyond u32 would be a tensor beyond the wire's limit, which the link refuses.
-    tensor.dims().iter().map(|&axis| u32::try_from(axis).unwrap_or(u32::MAX)).collect()
+    shape.iter().map(|&axis| u32::try_from(axis).unwrap_or(u32::MAX)).collect()
 }
 
 /// Bytes that a tensor of this shape has; `None` if it overflows.
@@ -40,26 +45,25 @@ pub(crate) fn byte_count(shape: &[u32], dtype: DType) -> Option<u64> {
     elements.checked_mul(dtype.bytes())
 }
 
-fn bytes_of(values: &[f32]) -> Bytes {
-    let mut bytes = vec![0; size_of_val(values)];
-    for (chunk, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
-        *chunk = value.to_le_bytes();
-    }
-    bytes.into()
-}
-
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
 
     #[test]
-    fn a_part_of_a_tensor_survives_the_journey() {
-        let whole = Tensor::arange(0f32, 24.0, &Device::Cpu).unwrap().reshape((2, 3, 4)).unwrap();
-        for tensor in [whole.narrow(0, 1, 1).unwrap(), whole.transpose(1, 2).unwrap()] {
-            let back = from_bytes(&to_bytes(&tensor).unwrap(), &shape_of(&tensor), &Device::Cpu).unwrap();
-            assert_eq!(back.dims(), tensor.dims());
-            let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            assert_eq!(values(&back), values(&tensor));
+    fn a_part_of_a_value_survives_the_journey() {
+        let elements: Vec<f32> = (0..48).map(|index| index as f32).collect();
+        for kernels in [Kernels::for_device(&Device::Cpu), Kernels::reference(&Device::Cpu)] {
+            for shape in [vec![2, 3, 2, 4], vec![2, 4, 6], vec![2, 24], vec![48]] {
+                let half = shape[0] / 2;
+                let part = kernels.value(&shape, &elements).unwrap().narrow(half..shape[0]);
+                let travelled = to_bytes(&part).unwrap();
+                assert_eq!(floats_from_bytes(&travelled), elements[24..]);
+                let back = from_bytes(&travelled, &shape_of(&part.shape()), &kernels).unwrap();
+                assert_eq!(back.shape(), part.shape());
+                assert_eq!(back.to_elements().unwrap(), part.to_elements().unwrap());
+            }
         }
     }
 

@@ -39,7 +39,7 @@ fn text_encoder(coordinator: &mut FakeCoordinator) -> (PartSpec, ClipTextConfig)
     let text = checkpoint().text("text_encoder/config.json").unwrap();
     let config = ClipTextConfig::from_json("text_encoder/config.json", &text).unwrap();
     let weights = checkpoint().weights("text_encoder").unwrap();
-    let part = coordinator.weights.part("text_encoder", text, &config.weight_specs().unwrap(), &weights);
+    let part = coordinator.weights.part("text_encoder", text, &config.weight_specs(), &weights);
     (part, config)
 }
 
@@ -47,7 +47,7 @@ fn vae(coordinator: &mut FakeCoordinator) -> (PartSpec, VaeConfig) {
     let text = checkpoint().text("vae/config.json").unwrap();
     let config = VaeConfig::from_json("vae/config.json", &text).unwrap();
     let weights = checkpoint().weights("vae").unwrap();
-    let part = coordinator.weights.part("vae", text, &config.decoder_weight_specs().unwrap(), &weights);
+    let part = coordinator.weights.part("vae", text, &config.decoder_weight_specs(), &weights);
     (part, config)
 }
 
@@ -64,7 +64,7 @@ async fn encode(config: WorkerConfig) -> (Vec<f32>, Vec<f32>, usize) {
     assert_eq!(coordinator.answer(&name, request).await, Ok(WorkerReply::Encoded));
     let frame = coordinator.reply_tensor(&name, request).await;
     let weights = checkpoint().weights("text_encoder").unwrap();
-    let encoder = ClipTextEncoder::new(&clip, &weights, &Kernels::for_device(&Device::Cpu)).unwrap();
+    let encoder = ClipTextEncoder::new(&clip, 77, &weights, &Kernels::for_device(&Device::Cpu)).unwrap();
     let expected = encoder.encode(&tokens()).unwrap().last_hidden_state.flatten_all().unwrap().to_vec1().unwrap();
     (floats(&frame.payload), expected, coordinator.asked_weights)
 }
@@ -98,7 +98,7 @@ async fn latents_are_decoded_to_the_pixels_of_one_place() {
     let frame = coordinator.reply_tensor(&name, request).await;
     assert_eq!((frame.header.shape, frame.header.dtype), (vec![1, 128, 128, 3], DType::U8));
     let weights = checkpoint().weights("vae").unwrap();
-    let decoder = VaeDecoder::new(&config, &weights, &Kernels::for_device(&Device::Cpu)).unwrap();
+    let decoder = VaeDecoder::new(&config, [16; 2], &weights, &Kernels::for_device(&Device::Cpu)).unwrap();
     let latents = Tensor::from_vec(latents, axes.as_slice(), &Device::Cpu).unwrap();
     let image = decoder.decode(&config.to_vae_latents(&latents).unwrap()).unwrap();
     assert_eq!(frame.payload, to_rgb8(&image).unwrap());

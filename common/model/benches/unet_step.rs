@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use asyncdiff_model::ModelError;
 use asyncdiff_model::checkpoint::FormulaWeights;
-use asyncdiff_model::component::{Component, evaluate, measure};
-use asyncdiff_model::families::{DenoiserConfig, DenoiserProgram, DenoiserShape, ENCODER_HIDDEN_STATES, build};
+use asyncdiff_model::component::{Component, evaluate_values, measure};
+use asyncdiff_model::families::{DenoiserConfig, DenoiserProgram, DenoiserShape, build};
 use asyncdiff_model::formula;
-use asyncdiff_model::kernels::Kernels;
+use asyncdiff_model::kernels::{Kernels, Value};
 use asyncdiff_plan::LayerId;
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const ROWS: usize = 2;
@@ -34,9 +34,10 @@ const CONFIG: &str = r#"{
 fn unet_step(criterion: &mut Criterion) {
     let (program, component) = load().expect("the synthetic network is a supported one");
     print_shares(&program).expect("every layer of the synthetic network runs");
-    let config = [ROWS, 4, SIDE as usize, SIDE as usize];
-    let (latents, context) = (input(&config), input(&[ROWS, TOKENS as usize, 256]));
-    let step = || evaluate(&component, &latents, 500.0, &[(ENCODER_HIDDEN_STATES, &context)]);
+    let shapes = [vec![ROWS, 4, SIDE as usize, SIDE as usize], vec![1], vec![ROWS, TOKENS as usize, 256]];
+    let value = |shape: &Vec<usize>| component.kernels().value(shape, &formula::input("latents", shape, 1));
+    let inputs: Vec<Value> = shapes.iter().map(value).collect::<Result<_, _>>().expect("the formula fills the shapes");
+    let step = || evaluate_values(&component, &inputs);
     let mut group = criterion.benchmark_group("unet_step");
     group.sample_size(20).measurement_time(Duration::from_secs(10));
     group.bench_function("64-128-256-256", |bencher| bencher.iter(|| black_box(step())));
@@ -73,10 +74,6 @@ fn print_shares(program: &DenoiserProgram) -> Result<(), ModelError> {
 
 fn kernels() -> Kernels {
     Kernels::for_device(&Device::Cpu)
-}
-
-fn input(shape: &[usize]) -> Tensor {
-    Tensor::from_vec(formula::input("latents", shape, 1), shape, &Device::Cpu).expect("the formula fills the shape")
 }
 
 criterion_group!(benches, unet_step);

@@ -17,6 +17,14 @@ pub enum ModelError {
         /// The argument's name in diffusers.
         name: String,
     },
+    /// The operating system gave no memory. The hardware's limit.
+    #[error("{bytes} bytes of memory were refused: {reason}\nhint: give this worker fewer layers, or more memory")]
+    NoMemory {
+        /// How much was asked for.
+        bytes: u64,
+        /// What the operating system said.
+        reason: String,
+    },
     /// A component was asked for a layer that it does not have. A bug of the caller.
     #[error("layer {layer} is not in this component")]
     NoSuchLayer {

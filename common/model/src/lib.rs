@@ -9,6 +9,7 @@ pub mod component;
 mod error;
 pub mod families;
 pub mod formula;
+pub mod graph;
 pub mod kernels;
 pub mod noise_scheduler;
 pub mod seeded_noise;

@@ -9,7 +9,7 @@ use asyncdiff_model::ModelError;
 use asyncdiff_model::checkpoint::{FormulaWeights, SafetensorsWeights, Weights, WeightsError};
 use asyncdiff_model::component::{Component, evaluate, measure};
 use asyncdiff_model::families::DenoiserProgram;
-use asyncdiff_model::kernels::Kernels;
+use asyncdiff_model::kernels::{Kernels, Value};
 use asyncdiff_plan::{InputKind, LayerId, Operand};
 use candle_core::{Device, Tensor};
 use golden_family::{Golden, floats, load, load_whole};
@@ -35,12 +35,14 @@ fn a_component_loads_from_a_file_in_which_all_other_tensors_are_missing() {
 }
 
 #[test]
-fn resident_bytes_are_those_of_the_parameters() {
+fn resident_bytes_are_those_of_the_parameters_where_nothing_is_packed() {
     let golden = Golden::open("sd15");
     let program = golden.program();
     let elements: u64 =
         program.program.layers.iter().flat_map(|layer| &layer.weights).map(|weight| weight.elements()).sum();
-    assert_eq!(load_whole(&program, &golden).resident_bytes(), 4 * elements);
+    let kernels = Kernels::reference(&Device::Cpu);
+    let whole = Component::load(&program, &owned(&program), &golden.weights(), &kernels).unwrap();
+    assert_eq!(whole.resident_bytes(), 4 * elements);
 }
 
 #[test]
@@ -73,17 +75,20 @@ fn wrong_operands_are_refused_by_layer_and_operand() {
     let component = load_whole(&program, &golden);
     let (latents, context) = inputs(&golden);
     let layer = |name: &str| program.program.find(name).unwrap();
-    let error = |name: &str, operands: &[&Tensor]| component.run_layer(layer(name), operands).unwrap_err().to_string();
+    let [latents, context] = [&latents, &context].map(|tensor| component.kernels().value_of(tensor).unwrap());
+    let error = |name: &str, operands: &[&Value]| component.run_layer(layer(name), operands).unwrap_err().to_string();
 
     let found = error("conv_in", &[&context]);
     assert!(found.contains("conv_in") && found.contains("latents") && found.contains("[2, 4, 16, 24]"), "{found}");
     let hidden = component.run_layer(layer("conv_in"), &[&latents]).unwrap();
-    let found = error("down_blocks.0.attentions.0", &[&hidden, &context.narrow(0, 0, 1).unwrap()]);
+    let found = error("down_blocks.0.attentions.0.context", &[&hidden]);
     assert!(found.contains("encoder_hidden_states") && found.contains("[2, 77, 32]"), "{found}");
+    let found = error("down_blocks.0.attentions.0", &[&hidden, &context.narrow(0..1)]);
+    assert!(found.contains("down_blocks.0.attentions.0.context") && found.contains("[2, 77, "), "{found}");
     let found = error("conv_in", &[&latents, &latents]);
     assert!(found.contains("conv_in reads 1 operands, found 2"), "{found}");
-    let scalar = Tensor::new(1.0_f32, &Device::Cpu).unwrap();
-    assert!(error("time_embedding", &[&scalar]).contains("timestep"));
+    let vector = component.kernels().value(&[1, 1], &[1.0]).unwrap();
+    assert!(error("time_embedding", &[&vector]).contains("timestep"));
 }
 
 #[test]
@@ -141,24 +146,30 @@ fn write_weights(program: &DenoiserProgram, part: &[LayerId], weights: FormulaWe
 /// Each owned layer on the component that owns it; each component computes the shared layers itself.
 fn run_by_layer(components: &[Component; 2], latents: &Tensor, context: &Tensor) -> Vec<f32> {
     let program = components[0].program();
-    let timestep = Tensor::new(&[TIMESTEP as f32], &Device::Cpu).unwrap();
-    let mut values: Vec<Option<Tensor>> = vec![None; program.layers.len()];
+    let kernels = components[0].kernels();
+    let timestep = kernels.value(&[1], &[TIMESTEP as f32]).unwrap();
+    let [latents, context] = [latents, context].map(|tensor| kernels.value_of(tensor).unwrap());
+    let mut values: Vec<Option<Value>> = vec![None; program.layers.len()];
     for (layer, described) in program.layers() {
         let operand = |&operand: &Operand| match operand {
             Operand::Value(value) => values[value.index()].as_ref().unwrap(),
             Operand::Input(input) => match program.inputs[input.index()].kind {
-                InputKind::Latents => latents,
+                InputKind::Latents => &latents,
                 InputKind::Timestep => &timestep,
-                InputKind::Condition(_) => context,
+                InputKind::Condition(_) => &context,
             },
         };
-        let operands: Vec<&Tensor> = described.reads.iter().map(operand).collect();
+        let operands: Vec<&Value> = described.reads.iter().map(operand).collect();
         let mut runs = components.iter().filter(|component| component.layers().contains(&layer));
         let value = runs.next().unwrap().run_layer(layer, &operands).unwrap();
         for other in runs {
-            assert_eq!(floats(&other.run_layer(layer, &operands).unwrap()), floats(&value), "{}", described.name);
+            assert_eq!(elements(&other.run_layer(layer, &operands).unwrap()), elements(&value), "{}", described.name);
         }
         values[layer.index()] = Some(value);
     }
-    floats(values[program.output.index()].as_ref().unwrap())
+    elements(values[program.output.index()].as_ref().unwrap())
+}
+
+fn elements(value: &Value) -> Vec<f32> {
+    value.to_elements().unwrap()
 }

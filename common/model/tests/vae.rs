@@ -31,7 +31,7 @@ fn decoding_agrees_with_diffusers() {
     let golden = GoldenParts::open();
     let latents = input(&golden, "vae_latents", &[1, 4, 6, 8]);
     for kernels in [Kernels::for_device(&Device::Cpu), Kernels::reference(&Device::Cpu)] {
-        let decoder = VaeDecoder::new(&golden_config(&golden), &golden.weights(), &kernels).unwrap();
+        let decoder = VaeDecoder::new(&golden_config(&golden), [6, 8], &golden.weights(), &kernels).unwrap();
         let image = decoder.decode(&latents).unwrap();
         let error = relative_error(&image, &golden.tensor("vae/decode", &[1, 3, 48, 64]));
         assert!(error <= TOLERANCE, "{error:e}");
@@ -43,7 +43,7 @@ fn encoding_agrees_with_diffusers() {
     let golden = GoldenParts::open();
     let image = input(&golden, "vae_image", &[1, 3, 48, 64]);
     for kernels in [Kernels::for_device(&Device::Cpu), Kernels::reference(&Device::Cpu)] {
-        let encoder = VaeEncoder::new(&golden_config(&golden), &golden.weights(), &kernels).unwrap();
+        let encoder = VaeEncoder::new(&golden_config(&golden), [48, 64], &golden.weights(), &kernels).unwrap();
         let encoded = encoder.encode(&image).unwrap();
         let mean = relative_error(&encoded.mean, &golden.tensor("vae/encode_mean", &[1, 4, 6, 8]));
         let variance = relative_error(&encoded.log_variance, &golden.tensor("vae/encode_logvar", &[1, 4, 6, 8]));
@@ -55,8 +55,8 @@ fn encoding_agrees_with_diffusers() {
 fn both_halves_together_ask_for_exactly_the_checkpoints_parameters() {
     let golden = GoldenParts::open();
     let config = golden_config(&golden);
-    let mut specs = config.encoder_weight_specs().unwrap();
-    specs.extend(config.decoder_weight_specs().unwrap());
+    let mut specs = config.encoder_weight_specs();
+    specs.extend(config.decoder_weight_specs());
     let mut names: Vec<_> = specs.into_iter().map(|spec| (spec.name, spec.shape)).collect();
     names.sort();
     assert_eq!(names, golden.parameters("vae"));
@@ -80,7 +80,7 @@ fn decoder_tensors(
     golden: &GoldenParts,
     rename: impl Fn(&str) -> String,
 ) -> HashMap<String, (Vec<usize>, StoredTensor)> {
-    let specs = golden_config(golden).decoder_weight_specs().unwrap();
+    let specs = golden_config(golden).decoder_weight_specs();
     let tensor = |spec: asyncdiff_plan::WeightSpec| {
         let shape: Vec<usize> = spec.shape.iter().map(|&axis| axis as usize).collect();
         let stored = golden.weights().stored(&spec.name, &shape).unwrap();
@@ -97,8 +97,8 @@ fn the_decoder_loads_from_a_file_in_which_all_other_tensors_are_missing() {
     std::fs::write(&path, file_of(&decoder_tensors(&golden, str::to_owned))).unwrap();
     let weights = SafetensorsWeights::open(&path).unwrap();
     let (config, kernels) = (golden_config(&golden), Kernels::for_device(&Device::Cpu));
-    assert!(VaeDecoder::new(&config, &weights, &kernels).is_ok());
-    let error = VaeEncoder::new(&config, &weights, &kernels).err().unwrap();
+    assert!(VaeDecoder::new(&config, [6, 8], &weights, &kernels).is_ok());
+    let error = VaeEncoder::new(&config, [48, 64], &weights, &kernels).err().unwrap();
     let ModelError::Weights(WeightsError::Missing { source_name, name }) = error else { panic!("{error}") };
     assert_eq!(name, "encoder.conv_in.weight");
     assert_eq!(source_name, path.display().to_string());
@@ -121,7 +121,7 @@ fn the_attention_names_of_old_checkpoints_are_understood() {
         }
     }
     let weights = SafetensorsWeights::from_bytes("old", file_of(&tensors).into()).unwrap();
-    let decoder = VaeDecoder::new(&golden_config(&golden), &weights, &Kernels::for_device(&Device::Cpu)).unwrap();
+    let decoder = VaeDecoder::new(&golden_config(&golden), [6, 8], &weights, &Kernels::for_device(&Device::Cpu)).unwrap();
     let image = decoder.decode(&input(&golden, "vae_latents", &[1, 4, 6, 8])).unwrap();
     assert!(relative_error(&image, &golden.tensor("vae/decode", &[1, 3, 48, 64])) <= TOLERANCE);
 }
@@ -139,11 +139,11 @@ fn the_demo_model_shows_a_picture_that_it_encoded() {
     let (red, green, blue) = (plane(0.86, 0.13), plane(0.13, 0.30), plane(0.15, 0.82));
     let pixels: Vec<f32> = red.chain(green).chain(blue).collect();
     let image = Tensor::from_vec(pixels, (1, 3, 128, 128), &Device::Cpu).unwrap();
-    let encoded = VaeEncoder::new(&config, &weights, &kernels).unwrap().encode(&image).unwrap();
+    let encoded = VaeEncoder::new(&config, [128; 2], &weights, &kernels).unwrap().encode(&image).unwrap();
     assert_eq!(encoded.mean.dims(), [1, 4, 16, 16]);
     let scaled = config.to_denoiser_latents(&encoded.mean).unwrap();
     let latents = config.to_vae_latents(&scaled).unwrap();
-    let decoded = VaeDecoder::new(&config, &weights, &kernels).unwrap().decode(&latents).unwrap();
+    let decoded = VaeDecoder::new(&config, [16; 2], &weights, &kernels).unwrap().decode(&latents).unwrap();
     let (found, expected) = (to_rgb8(&decoded).unwrap(), to_rgb8(&image).unwrap());
     let difference: u64 = found.iter().zip(&expected).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
     let mean = difference as f64 / found.len() as f64;
@@ -157,7 +157,6 @@ fn weights_that_were_sent_decode_to_the_same_bits_as_those_of_the_file() {
     let kernels = Kernels::for_device(&Device::Cpu);
     let sent: MapWeights = config
         .decoder_weight_specs()
-        .unwrap()
         .into_iter()
         .map(|spec| {
             let shape: Vec<usize> = spec.shape.iter().map(|&axis| axis as usize).collect();
@@ -168,7 +167,7 @@ fn weights_that_were_sent_decode_to_the_same_bits_as_those_of_the_file() {
     let latents =
         Tensor::from_vec(formula::noise("latents", &[1, 4, 16, 16], 1), (1, 4, 16, 16), &Device::Cpu).unwrap();
     let decode = |weights: &dyn Weights| {
-        let image = VaeDecoder::new(&config, weights, &kernels).unwrap().decode(&latents).unwrap();
+        let image = VaeDecoder::new(&config, [16; 2], weights, &kernels).unwrap().decode(&latents).unwrap();
         image.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     assert_eq!(decode(&weights), decode(&sent));
@@ -177,8 +176,10 @@ fn weights_that_were_sent_decode_to_the_same_bits_as_those_of_the_file() {
 #[test]
 fn an_image_that_does_not_divide_into_latents_is_refused() {
     let golden = GoldenParts::open();
-    let encoder =
-        VaeEncoder::new(&golden_config(&golden), &golden.weights(), &Kernels::for_device(&Device::Cpu)).unwrap();
-    let image = input(&golden, "vae_image", &[1, 3, 44, 64]);
-    assert!(matches!(encoder.encode(&image), Err(ModelError::ShapeMismatch { .. })));
+    let (config, kernels) = (golden_config(&golden), Kernels::for_device(&Device::Cpu));
+    let odd = VaeEncoder::new(&config, [44, 64], &golden.weights(), &kernels);
+    assert!(matches!(odd, Err(ModelError::ShapeMismatch { .. })));
+    let encoder = VaeEncoder::new(&config, [48, 64], &golden.weights(), &kernels).unwrap();
+    let other = input(&golden, "vae_image", &[1, 3, 40, 64]);
+    assert!(matches!(encoder.encode(&other), Err(ModelError::ShapeMismatch { .. })));
 }

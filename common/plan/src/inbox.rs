@@ -24,6 +24,8 @@ pub struct Inbox<T> {
     finished: usize,
     held: HashMap<Instance, Held<T>>,
     latents: HashMap<StepIndex, Held<T>>,
+    /// Values that depend on conditions alone: made by the first run that reads them and kept until the job ends.
+    constants: HashMap<(LayerId, Lane), T>,
     /// By instance: where it goes when it is made here.
     sends: HashMap<Instance, Vec<Rank>>,
     /// How many runs of this rank read it.
@@ -115,6 +117,8 @@ struct Held<T> {
 #[derive(Debug)]
 struct ScriptLine {
     layer: LayerId,
+    /// It depends on conditions alone.
+    constant: bool,
     /// Values of this component that no later line reads.
     forgets: Vec<ValueId>,
 }
@@ -154,6 +158,7 @@ impl<T: Clone> Inbox<T> {
             finished: 0,
             held: HashMap::new(),
             latents: HashMap::new(),
+            constants: HashMap::new(),
             sends,
             readers,
             latents_readers,
@@ -189,6 +194,7 @@ impl<T: Clone> Inbox<T> {
             if self.plan.runs[index].id.step.0 > horizon {
                 return None;
             }
+            self.take_constants(index);
             if let Some(work) = self.work_of(index) {
                 self.runs[index].busy = true;
                 return Some(work);
@@ -204,11 +210,10 @@ impl<T: Clone> Inbox<T> {
         let state = &mut self.runs[work.index];
         let line = &script[state.cursor];
         debug_assert_eq!(line.layer, work.layer, "layers complete in the order in which they were handed out");
-        state.local.insert(value, tensor.clone());
-        for forgotten in &line.forgets {
-            state.local.remove(forgotten);
+        if line.constant {
+            self.constants.insert((work.layer, run.id.lane), tensor.clone());
         }
-        state.cursor += 1;
+        state.advance(line, tensor.clone());
         state.busy = false;
         let ended = state.cursor == script.len();
         let id = run.id;
@@ -241,6 +246,17 @@ impl<T: Clone> Inbox<T> {
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.len() + self.latents.len()
+    }
+
+    /// Goes past the layers whose values are there from an earlier run.
+    fn take_constants(&mut self, index: usize) {
+        let (run, state) = (&self.plan.runs[index], &mut self.runs[index]);
+        let script = &self.scripts[&run.id.component];
+        while let Some(line) = script.get(state.cursor).filter(|line| line.constant && !state.busy)
+            && let Some(known) = self.constants.get(&(line.layer, run.id.lane))
+        {
+            state.advance(line, known.clone());
+        }
     }
 
     fn work_of(&self, index: usize) -> Option<Work<T>> {
@@ -309,6 +325,17 @@ impl<T: Clone> Inbox<T> {
     }
 }
 
+impl<T> RunState<T> {
+    /// Takes what a line's layer wrote and goes to the next line.
+    fn advance(&mut self, line: &ScriptLine, tensor: T) {
+        self.local.insert(line.layer.value(), tensor);
+        for forgotten in &line.forgets {
+            self.local.remove(forgotten);
+        }
+        self.cursor += 1;
+    }
+}
+
 fn release<K: std::hash::Hash + Eq, T>(held: &mut HashMap<K, Held<T>>, key: &K) {
     if let Some(entry) = held.get_mut(key) {
         entry.readers_left -= 1;
@@ -335,5 +362,6 @@ fn script(program: &Program, owned: &[LayerId]) -> Arc<[ScriptLine]> {
         let dead = last_reader.iter().filter(move |(_, last)| **last == index);
         dead.map(|(value, _)| *value).collect()
     };
-    layers.iter().enumerate().map(|(index, &layer)| ScriptLine { layer, forgets: forgets(index) }).collect()
+    let line = |index, layer| ScriptLine { layer, constant: program.is_constant(layer), forgets: forgets(index) };
+    layers.iter().enumerate().map(|(index, &layer)| line(index, layer)).collect()
 }

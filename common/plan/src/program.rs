@@ -189,6 +189,17 @@ impl Program {
         }
     }
 
+    /// Whether a layer's value depends on the job's conditions alone: it is shared, and computed once per job and lane.
+    #[must_use]
+    pub fn is_constant(&self, layer: LayerId) -> bool {
+        let layer = self.layer(layer);
+        let constant = |operand: &Operand| match *operand {
+            Operand::Input(input) => matches!(self.inputs[input.index()].kind, InputKind::Condition(_)),
+            Operand::Value(value) => self.is_constant(value.layer()),
+        };
+        layer.ownership == Ownership::Shared && layer.reads.iter().all(constant)
+    }
+
     /// The owned layers given and the shared ones that they need, in program order.
     #[must_use]
     pub fn with_shared(&self, owned: &[LayerId]) -> Vec<LayerId> {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use asyncdiff_plan::{Epoch, JobId, Lane, LayerId, Rank, RankPlan, RunId, StepIndex};
 use serde::{Deserialize, Serialize};
 
-use super::{DType, WorkerFailure};
+use super::{ComputeType, DType, WorkerFailure};
 
 /// Coordinator to worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,6 +116,8 @@ pub struct DeviceInfo {
     pub threads: u32,
     /// Memory that the worker may use, in bytes.
     pub memory_bytes: u64,
+    /// What it computes fastest in.
+    pub fastest: ComputeType,
 }
 
 /// Where a process is reached.
@@ -182,6 +184,8 @@ pub struct DenoiserSpec {
     pub width: u32,
     /// Tokens of the encoder hidden states.
     pub tokens: u32,
+    /// What it is computed in.
+    pub compute: ComputeType,
 }
 
 /// A text encoder or VAE: its configuration and parameters.

@@ -2,6 +2,7 @@
 //!
 //! History of the wire's version ([`VERSION`]), which is part of every handshake:
 //! - 1: the first.
+//! - 2: what a denoiser is computed in; keys and values of cross attentions are layers of the program.
 
 mod control;
 mod failure;
@@ -12,7 +13,7 @@ pub use control::{
     TraceEvent, TraceKind, Tracing, WEIGHTS_IN_FLIGHT, WeightEntry, WorkerReply, WorkerRequest,
 };
 pub use failure::WorkerFailure;
-pub use tensor::{DType, MAX_AXES, TENSOR_LIMIT_BYTES, TensorHeader, TensorName};
+pub use tensor::{ComputeType, DType, MAX_AXES, TENSOR_LIMIT_BYTES, TensorHeader, TensorName};
 
 /// The wire's version: raised whenever a message, a header or a handshake changes its bytes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

@@ -47,6 +47,15 @@ pub enum TensorName {
     Weight([u8; 32]),
 }
 
+/// What a denoiser's weights are held in and multiplied as. Sums, norms and what passes between layers are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ComputeType {
+    /// bfloat16: 8 bits of mantissa.
+    Bf16,
+    /// IEEE single precision.
+    F32,
+}
+
 /// Element types that travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DType {

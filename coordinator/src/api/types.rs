@@ -6,7 +6,7 @@ use asyncdiff_plan::{JobId, Wishes};
 use serde::{Deserialize, Serialize};
 
 use super::ApiError;
-use crate::job::{JobRequest, JobSettings};
+use crate::job::{Dtype, JobRequest, JobSettings};
 
 /// The largest guidance scale: far beyond it pictures are noise, and f32 overflows.
 const GUIDANCE_SCALE_LIMIT: f64 = 100.0;
@@ -46,6 +46,8 @@ pub struct GivenSettings {
     pub size: Option<(u32, u32)>,
     /// How the denoiser is split and scheduled.
     pub wishes: Wishes,
+    /// What the denoiser is computed in.
+    pub dtype: Dtype,
     /// Record a trace.
     pub trace: bool,
 }
@@ -81,6 +83,7 @@ impl GivenSettings {
             scheduler: self.scheduler,
             size: self.size,
             wishes: self.wishes,
+            dtype: self.dtype,
             trace: self.trace,
         })
     }

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use super::Failure;
 use super::partition_file::parse_cut;
 use crate::api::{GivenSettings, NewJob};
+use crate::job::Dtype;
 
 /// What is made and how.
 #[derive(Args, Clone, Debug)]
@@ -38,6 +39,10 @@ pub(crate) struct JobArgs {
     /// Width and height in pixels, such as 512x768 [default: the checkpoint's]
     #[arg(long, value_name = "WxH", value_parser = parse_size, help_heading = "Picture")]
     size: Option<(u32, u32)>,
+
+    /// What the denoiser's weights are multiplied as: f32, bf16, f16 (GPUs only), or auto: bf16 where all workers are fast at it [default: auto]
+    #[arg(long, value_name = "TYPE", help_heading = "Picture")]
+    dtype: Option<DtypeArg>,
 
     /// What matters most; every setting below overrides what this chooses [default: balanced]
     #[arg(long, value_name = "GOAL", help_heading = "Plan")]
@@ -79,6 +84,19 @@ enum Goal {
     Quality,
     /// The fastest: stride 2
     Speed,
+}
+
+/// What the denoiser is computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DtypeArg {
+    /// bf16 where all workers are fast at it, else f32
+    Auto,
+    /// bfloat16
+    Bf16,
+    /// Half precision
+    F16,
+    /// Single precision
+    F32,
 }
 
 /// Where results go.
@@ -130,6 +148,12 @@ impl JobArgs {
                 time_shift,
                 split_guidance: self.split_guidance,
                 round_start: None,
+            },
+            dtype: match self.dtype {
+                None | Some(DtypeArg::Auto) => Dtype::Auto,
+                Some(DtypeArg::Bf16) => Dtype::Bf16,
+                Some(DtypeArg::F16) => Dtype::F16,
+                Some(DtypeArg::F32) => Dtype::F32,
             },
             trace: false,
         }

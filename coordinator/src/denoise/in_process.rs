@@ -10,7 +10,7 @@ use asyncdiff_model::ModelError;
 use asyncdiff_model::checkpoint::Weights;
 use asyncdiff_model::component::Component;
 use asyncdiff_model::families::DenoiserProgram;
-use asyncdiff_model::kernels::Kernels;
+use asyncdiff_model::kernels::{Kernels, Value};
 use asyncdiff_plan::{
     ComponentId, Event, Inbox, InboxError, InputKind, JobFailure, Lane, Output, Rank, Source, StepIndex, Work,
 };
@@ -80,7 +80,7 @@ struct Ranks<'a> {
     /// Axes of the latents with the batch axis.
     latents_axes: Vec<usize>,
     rows: usize,
-    inboxes: Vec<Inbox<Tensor>>,
+    inboxes: Vec<Inbox<Value>>,
     /// One copy of each component serves all ranks that run it.
     components: BTreeMap<ComponentId, Component>,
 }
@@ -107,9 +107,7 @@ impl<'a> Ranks<'a> {
     }
 
     fn insert_latents(&mut self, step: StepIndex, to: &[Rank], payload: &[u8]) -> Result<(), InProcessError> {
-        let device = self.parts.kernels.device();
-        let latents = Tensor::from_vec(floats_from_bytes(payload), self.latents_axes.as_slice(), device);
-        let latents = latents.map_err(ModelError::from)?;
+        let latents = self.parts.kernels.value(&self.latents_axes, &floats_from_bytes(payload))?;
         for rank in to {
             self.inboxes[rank.index()].insert_latents(step, latents.clone())?;
         }
@@ -134,9 +132,7 @@ impl<'a> Ranks<'a> {
                     }
                 }
                 Some(Output::NoisePrediction { step, lane, tensor }) => {
-                    let values =
-                        tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).map_err(ModelError::from)?;
-                    let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    let bytes = tensor.to_elements()?.iter().flat_map(|value| value.to_le_bytes()).collect();
                     predictions.push((step, lane, from, bytes));
                 }
             }
@@ -144,17 +140,17 @@ impl<'a> Ranks<'a> {
         if idle { Err(InProcessError::Stuck { waiting: self.waiting() }) } else { Ok(predictions) }
     }
 
-    fn compute(&self, work: &Work<Tensor>) -> Result<Tensor, ModelError> {
-        let operands: Vec<Tensor> =
+    fn compute(&self, work: &Work<Value>) -> Result<Value, ModelError> {
+        let operands: Vec<Value> =
             work.operands.iter().map(|source| self.operand(work, source)).collect::<Result<_, _>>()?;
-        let operands: Vec<&Tensor> = operands.iter().collect();
+        let operands: Vec<&Value> = operands.iter().collect();
         match self.components.get(&work.run.component) {
             Some(component) => component.run_layer(work.layer, &operands),
             None => Err(ModelError::NoSuchLayer { layer: work.layer }),
         }
     }
 
-    fn operand(&self, work: &Work<Tensor>, source: &Source<Tensor>) -> Result<Tensor, ModelError> {
+    fn operand(&self, work: &Work<Value>, source: &Source<Value>) -> Result<Value, ModelError> {
         match source {
             Source::Condition(input) => {
                 let InputKind::Condition(name) = &self.parts.program.program.inputs[input.index()].kind else {
@@ -162,26 +158,19 @@ impl<'a> Ranks<'a> {
                 };
                 let condition = self.parts.conditions.get(name);
                 let condition = condition.ok_or_else(|| ModelError::MissingCondition { name: name.clone() })?;
-                self.lane_rows(condition, work.run.lane)
+                Ok(self.lane_rows(&self.parts.kernels.value_of(condition)?, work.run.lane))
             }
-            Source::Latents(latents) => self.lane_rows(latents, work.run.lane),
+            Source::Latents(latents) => Ok(self.lane_rows(latents, work.run.lane)),
             Source::Timestep => {
                 let timestep = self.parts.timesteps.get(work.timestep.index()).copied().unwrap_or_default();
-                Ok(Tensor::from_vec(vec![timestep as f32], 1, self.parts.kernels.device())?)
+                self.parts.kernels.value(&[1], &[timestep as f32])
             }
-            Source::Value(pieces) => match pieces.as_slice() {
-                [whole] => Ok(whole.clone()),
-                pieces => Ok(Tensor::cat(pieces, 0)?),
-            },
+            Source::Value(pieces) => Value::concatenate(pieces),
         }
     }
 
-    fn lane_rows(&self, tensor: &Tensor, lane: Lane) -> Result<Tensor, ModelError> {
-        let rows = lane.rows(self.rows);
-        if rows.len() == self.rows {
-            return Ok(tensor.clone());
-        }
-        Ok(tensor.narrow(0, rows.start, rows.len())?.contiguous()?)
+    fn lane_rows(&self, value: &Value, lane: Lane) -> Value {
+        value.narrow(lane.rows(self.rows))
     }
 
     fn waiting(&self) -> String {

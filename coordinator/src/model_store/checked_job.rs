@@ -4,17 +4,17 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use asyncdiff_common::wire::DenoiserSpec;
+use asyncdiff_common::wire::{ComputeType, DenoiserSpec};
 use asyncdiff_model::families::{DenoiserProgram, DenoiserShape, ENCODER_HIDDEN_STATES};
 use asyncdiff_model::noise_scheduler::{NoiseScheduler, SchedulerKind};
 use asyncdiff_model::seeded_noise::standard_normal;
-use asyncdiff_plan::InputKind;
+use asyncdiff_plan::{InputKind, Prefer};
 
 use super::size::latent_size;
 use super::text::Tokens;
 use super::{ModelStore, StoreError};
 use crate::denoise::{LatentsShape, LoopSettings};
-use crate::job::JobSettings;
+use crate::job::{Dtype, JobSettings};
 use crate::job_spec::{ConditionTensor, Conditions, InitialLatents, JobSpec, Product};
 
 /// Tokens of the encoder hidden states where there is no text encoder to say so: CLIP's.
@@ -44,6 +44,23 @@ pub(crate) struct DenoiseSetup {
     pub(crate) evaluations: NonZeroU32,
     /// Width and height in pixels.
     pub(crate) size: (u32, u32),
+    /// What the user wants it computed in.
+    dtype: Dtype,
+    prefer: Prefer,
+}
+
+impl DenoiseSetup {
+    /// Settles what the denoiser is computed in, by what each of the workers is fastest with.
+    pub(crate) fn settle_compute(&mut self, mut fastest: impl Iterator<Item = ComputeType>) {
+        self.denoiser.compute = match self.dtype {
+            Dtype::Bf16 => ComputeType::Bf16,
+            Dtype::Auto if self.prefer != Prefer::Exact && fastest.all(|fastest| fastest == ComputeType::Bf16) => {
+                ComputeType::Bf16
+            }
+            // F16 was refused when the job was checked.
+            Dtype::Auto | Dtype::F16 | Dtype::F32 => ComputeType::F32,
+        };
+    }
 }
 
 impl CheckedJob {
@@ -93,6 +110,9 @@ impl ModelStore {
         if !settings.guidance_scale.is_finite() {
             return Err(StoreError::GuidanceScale { found: settings.guidance_scale });
         }
+        if settings.dtype == Dtype::F16 {
+            return Err(StoreError::NoHalfPrecision);
+        }
         let size = settings.size.unwrap_or_else(|| self.default_size());
         let (width, height) = latent_size(size, self.pixels_per_latent())?;
         let shape = DenoiserShape { height, width, tokens };
@@ -114,6 +134,8 @@ impl ModelStore {
             },
             evaluations: evaluations.unwrap_or(settings.steps),
             size,
+            dtype: settings.dtype,
+            prefer: settings.wishes.prefer,
         };
         Ok((setup, scheduler))
     }

@@ -52,6 +52,9 @@ pub enum StoreError {
         /// What was given.
         found: f64,
     },
+    /// A type that no worker of this build computes in.
+    #[error("f16 is for GPUs, and this build computes on CPUs\nhint: use --dtype bf16, f32 or auto")]
+    NoHalfPrecision,
     /// The embedded model was asked for in a build without it.
     #[cfg(not(feature = "demo-model"))]
     #[error(

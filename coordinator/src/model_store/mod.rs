@@ -12,7 +12,7 @@ mod text;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use asyncdiff_common::wire::{DenoiserSpec, PartSpec, WeightEntry};
+use asyncdiff_common::wire::{ComputeType, DenoiserSpec, PartSpec, WeightEntry};
 use asyncdiff_model::checkpoint::{Checkpoint, FormulaWeights, StoredTensor, Weights};
 use asyncdiff_model::families::{self, DenoiserConfig, DenoiserProgram, DenoiserShape};
 use asyncdiff_model::noise_scheduler::{SchedulerConfig, SchedulerKind};
@@ -72,7 +72,7 @@ impl ModelStore {
         let vae_text = checkpoint.text("vae/config.json")?;
         let vae_config = VaeConfig::from_json("vae/config.json", &vae_text).map_err(StoreError::Config)?;
         let vae_weights = checkpoint.weights("vae")?;
-        let vae = Part::new("vae", vae_text, Box::new(vae_weights), vae_config.decoder_weight_specs()?);
+        let vae = Part::new("vae", vae_text, Box::new(vae_weights), vae_config.decoder_weight_specs());
         let widths = [
             ("width of the text encoder's output", text.width(), denoiser_config.cross_width()),
             ("number of the VAE's latent channels", vae_config.latent_channels as u32, denoiser_config.in_channels()),
@@ -160,6 +160,8 @@ impl ModelStore {
             height: shape.height,
             width: shape.width,
             tokens: shape.tokens,
+            // Settled when the job's workers are known.
+            compute: ComputeType::F32,
         }
     }
 

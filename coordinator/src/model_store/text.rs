@@ -26,7 +26,7 @@ impl TextPart {
         let config = ClipTextConfig::from_json(CONFIG_FILE, &text).map_err(StoreError::Config)?;
         let tokenizer = ClipTokenizer::new(&TokenizerFiles::read(checkpoint, "tokenizer")?)?;
         let weights = Box::new(checkpoint.weights("text_encoder")?);
-        let part = Part::new("text_encoder", text, weights, config.weight_specs()?);
+        let part = Part::new("text_encoder", text, weights, config.weight_specs());
         Ok(Self { tokenizer, config, part })
     }
 

@@ -94,11 +94,10 @@ impl Checker<'_> {
     fn compare_text_encoder(&self) -> Result<Comparisons, PartError> {
         let config =
             ClipTextConfig::from_json("config.json", &self.part.config.to_string()).map_err(ModelError::from)?;
-        let encoder = ClipTextEncoder::new(&config, &self.weights(), &kernels())?;
         let (shape, ids) = self.folder.values(&format!("{}/input_ids", self.name))?;
         let width = shape.last().copied().unwrap_or(1).max(1);
         let tokens: Vec<Vec<u32>> = ids.chunks(width).map(|row| row.iter().map(|&id| id as u32).collect()).collect();
-        let encoding = encoder.encode(&tokens)?;
+        let encoding = ClipTextEncoder::new(&config, width, &self.weights(), &kernels())?.encode(&tokens)?;
         let mut comparisons = vec![
             self.compare_tensor("last_hidden_state", &encoding.last_hidden_state)?,
             self.compare_tensor("penultimate", &encoding.penultimate)?,
@@ -113,11 +112,14 @@ impl Checker<'_> {
         let config = VaeConfig::from_json("config.json", &self.part.config.to_string()).map_err(ModelError::from)?;
         let mut comparisons = Vec::new();
         if self.folder.has(&format!("{}/decode", self.name)) {
-            let decoder = VaeDecoder::new(&config, &self.weights(), &kernels())?;
-            comparisons.push(self.compare_tensor("decode", &decoder.decode(&self.input("latents")?)?)?);
+            let latents = self.input("latents")?;
+            let decoder = VaeDecoder::new(&config, size_of(&latents)?, &self.weights(), &kernels())?;
+            comparisons.push(self.compare_tensor("decode", &decoder.decode(&latents)?)?);
         }
         if self.folder.has(&format!("{}/encode_mean", self.name)) {
-            let encoded = VaeEncoder::new(&config, &self.weights(), &kernels())?.encode(&self.input("image")?)?;
+            let image = self.input("image")?;
+            let encoder = VaeEncoder::new(&config, size_of(&image)?, &self.weights(), &kernels())?;
+            let encoded = encoder.encode(&image)?;
             comparisons.push(self.compare_tensor("encode_mean", &encoded.mean)?);
             comparisons.push(self.compare_tensor("encode_logvar", &encoded.log_variance)?);
         }
@@ -179,6 +181,12 @@ impl Checker<'_> {
     fn weights(&self) -> FormulaWeights {
         FormulaWeights { seed: self.seed }
     }
+}
+
+/// Height and width.
+fn size_of(image: &Tensor) -> Result<[usize; 2], PartError> {
+    let (_batch, _channels, height, width) = image.dims4().map_err(ModelError::from)?;
+    Ok([height, width])
 }
 
 fn kernels() -> Kernels {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::golden::{GoldenError, GoldenFolder, GoldenKind, relative_error};
 use super::report::Verdict;
-use crate::job::JobSettings;
+use crate::job::{Dtype, JobSettings};
 use crate::job_spec::{ConditionTensor, Conditions, InitialLatents, JobSpec, Product};
 use crate::model_store::FormulaModel;
 
@@ -170,6 +170,7 @@ impl Family {
             guidance_scale: self.description.guidance_scale,
             size: Some((PIXELS_PER_LATENT * dims.w, PIXELS_PER_LATENT * dims.h)),
             wishes,
+            dtype: Dtype::F32,
             ..JobSettings::default()
         };
         let spec = JobSpec {

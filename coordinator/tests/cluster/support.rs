@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use asyncdiff_coordinator::job::{JobRecord, JobSettings};
+use asyncdiff_coordinator::job::{Dtype, JobRecord, JobSettings};
 use asyncdiff_coordinator::local_workers::{Pace, SimulatedWorker};
 use asyncdiff_coordinator::{
     Cluster, ClusterConfig, ConditionTensor, Conditions, FormulaModel, InitialLatents, JobHandle, JobSpec, Limits,
@@ -130,6 +130,7 @@ pub(crate) fn tensor_job(steps: u32, guidance_scale: f64, wishes: Wishes) -> Job
             guidance_scale,
             size: Some((64, 64)),
             wishes,
+            dtype: Dtype::F32,
             ..JobSettings::default()
         },
         product: Product::Latents,

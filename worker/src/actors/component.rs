@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use asyncdiff_common::wire::WorkerFailure;
+use asyncdiff_common::wire::{ComputeType, WorkerFailure};
 use asyncdiff_model::component::Component as LoadedComponent;
 use asyncdiff_model::families::DenoiserProgram;
 use asyncdiff_model::kernels::Kernels;
@@ -11,7 +11,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use thiserror::Error;
 
 use super::NodeMessage;
-use crate::device::DeviceHandle;
+use crate::device::{DeviceHandle, format};
 use crate::failure::model_failure;
 use crate::weights::ReceivedWeights;
 use asyncdiff_common::owned_task::OwnedTask;
@@ -34,7 +34,7 @@ pub(super) struct ComponentArguments {
 /// Where the component comes from.
 pub(super) enum ComponentSource {
     /// It is to be loaded.
-    Fresh { program: DenoiserProgram, layers: Vec<LayerId>, weights: Arc<ReceivedWeights> },
+    Fresh { program: DenoiserProgram, compute: ComputeType, layers: Vec<LayerId>, weights: Arc<ReceivedWeights> },
     /// An earlier job has left it.
     Kept(Arc<LoadedComponent>),
 }
@@ -82,9 +82,9 @@ impl Actor for Component {
                 loaded(Ok(kept));
                 None
             }
-            ComponentSource::Fresh { program, layers, weights } => {
+            ComponentSource::Fresh { program, compute, layers, weights } => {
                 let load = move |kernels: &Kernels| {
-                    let loaded = LoadedComponent::load(&program, &layers, &*weights, kernels);
+                    let loaded = LoadedComponent::load(&program, &layers, &*weights, &kernels.with_format(format(compute)));
                     loaded.map(Arc::new).map_err(model_failure)
                 };
                 Some(OwnedTask::spawn(async move { loaded(device.run(load).await) }))

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use asyncdiff_model::kernels::Kernels;
+use asyncdiff_model::kernels::{Kernels, Value};
 use asyncdiff_plan::{JobId, Work};
-use candle_core::Tensor;
 use tokio::time::Instant;
 
 use super::job::DeviceJob;
@@ -26,8 +25,8 @@ pub(super) struct DeviceCore {
 #[must_use]
 pub(super) struct Computed {
     job: JobId,
-    work: Work<Tensor>,
-    value: Tensor,
+    work: Work<Value>,
+    value: Value,
     started: Instant,
     /// How long it is to take on a simulated device.
     pub(super) simulated: Duration,
@@ -93,9 +92,9 @@ impl DeviceCore {
 
     fn handle_start(&mut self, start: JobStart) {
         let id = start.job;
-        let (clock, device) = (self.clock, self.kernels.device().clone());
+        let (clock, kernels) = (self.clock, self.kernels.clone());
         // An older epoch of the job is replaced; the Node has checked that it is older.
-        self.jobs.insert(id, DeviceJob::new(start, clock, device));
+        self.jobs.insert(id, DeviceJob::new(start, clock, kernels));
     }
 
     fn handle_tensor(&mut self, tensor: JobTensor) {

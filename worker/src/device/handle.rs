@@ -1,6 +1,6 @@
 //! The way to the device for actors, requests and links' readers.
 
-use asyncdiff_common::wire::{DeviceInfo, WorkerFailure};
+use asyncdiff_common::wire::{ComputeType, DeviceInfo, WorkerFailure};
 use asyncdiff_model::component;
 use asyncdiff_model::families::DenoiserProgram;
 use asyncdiff_model::kernels::Kernels;
@@ -8,7 +8,7 @@ use asyncdiff_plan::{Epoch, JobId, LayerId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::panics::guarded;
-use super::{DeviceCommand, JobStart, JobStatistics};
+use super::{DeviceCommand, JobStart, JobStatistics, format};
 use crate::config::LayerTime;
 use crate::failure::model_failure;
 
@@ -66,7 +66,7 @@ impl DeviceHandle {
     /// Seconds that layers take here, in their order.
     pub(crate) async fn measure(
         &self,
-        program: DenoiserProgram,
+        (program, compute): (DenoiserProgram, ComputeType),
         rows: u32,
         layers: Vec<LayerId>,
     ) -> Result<Vec<f64>, WorkerFailure> {
@@ -75,7 +75,8 @@ impl DeviceHandle {
             return Ok(layers.iter().map(seconds).collect());
         }
         let work = move |kernels: &Kernels| {
-            let measured = component::measure(&program, kernels, rows as usize, &layers).map_err(model_failure)?;
+            let kernels = kernels.with_format(format(compute));
+            let measured = component::measure(&program, &kernels, rows as usize, &layers).map_err(model_failure)?;
             Ok(measured.into_iter().map(|duration| duration.as_secs_f64()).collect())
         };
         self.run(work).await

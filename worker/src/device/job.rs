@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use asyncdiff_common::wire::{TensorName, WorkerFailure};
+use asyncdiff_model::ModelError;
 use asyncdiff_model::component::Component;
+use asyncdiff_model::kernels::{Kernels, Value};
 use asyncdiff_plan::{ComponentId, Epoch, Inbox, InputId, InputKind, Lane, Operand, Program, Source, Work};
-use candle_core::{Device, Tensor};
 use tokio::time::Instant;
 
 use super::statistics::Recorder;
@@ -22,21 +23,21 @@ pub(super) struct DeviceJob {
     epoch: Epoch,
     rows: u32,
     program: Arc<Program>,
-    inbox: Inbox<Tensor>,
+    inbox: Inbox<Value>,
     components: BTreeMap<ComponentId, Arc<Component>>,
     /// The conditions that its layers read and that have not arrived: nothing is computed before they are there.
     missing: BTreeSet<InputId>,
     /// By input: `[rows, ..]`
-    conditions: HashMap<InputId, Tensor>,
+    conditions: HashMap<InputId, Value>,
     timesteps: Vec<f64>,
     outlets: Outlets,
     recorder: Recorder,
-    device: Device,
+    kernels: Kernels,
     report: Option<Box<dyn FnOnce(JobOutcome) + Send>>,
 }
 
 impl DeviceJob {
-    pub(super) fn new(start: JobStart, clock: Clock, device: Device) -> Self {
+    pub(super) fn new(start: JobStart, clock: Clock, kernels: Kernels) -> Self {
         let layers = start.components.values().flat_map(|component| component.layers());
         let reads = layers.flat_map(|layer| &start.program.layer(*layer).reads);
         let is_condition =
@@ -56,7 +57,7 @@ impl DeviceJob {
             timesteps: start.timesteps,
             outlets: start.outlets,
             recorder: Recorder::new(clock, start.trace),
-            device,
+            kernels,
             report: Some(start.report),
         }
     }
@@ -64,7 +65,7 @@ impl DeviceJob {
     /// Takes a tensor that the plan expects, once.
     pub(super) fn take(&mut self, tensor: JobTensor) -> Result<(), WorkerFailure> {
         let JobTensor { input, shape, payload, .. } = tensor;
-        let value = tensor_bytes::from_bytes(&payload, &shape, &self.device)
+        let value = tensor_bytes::from_bytes(&payload, &shape, &self.kernels)
             .map_err(|error| WorkerFailure::Unexpected { reason: format!("{input:?}: {error}") })?;
         let unexpected = |reason: String| WorkerFailure::Unexpected { reason };
         let name = match input {
@@ -86,17 +87,17 @@ impl DeviceJob {
     }
 
     /// The next layer that can be computed.
-    pub(super) fn poll_work(&mut self) -> Option<Work<Tensor>> {
+    pub(super) fn poll_work(&mut self) -> Option<Work<Value>> {
         if self.missing.is_empty() { self.inbox.poll_work() } else { None }
     }
 
     /// Computes a layer.
-    pub(super) fn compute(&self, work: &Work<Tensor>) -> Result<Tensor, WorkerFailure> {
+    pub(super) fn compute(&self, work: &Work<Value>) -> Result<Value, WorkerFailure> {
         let name = &self.program.layer(work.layer).name;
         let operands = work.operands.iter().map(|source| self.operand(work, source));
-        let operands: Vec<Tensor> =
-            operands.collect::<Result<_, _>>().map_err(|error| layer_failure(name, error.into()))?;
-        let operands: Vec<&Tensor> = operands.iter().collect();
+        let operands: Vec<Value> =
+            operands.collect::<Result<_, _>>().map_err(|error| layer_failure(name, error))?;
+        let operands: Vec<&Value> = operands.iter().collect();
         let component = self.components.get(&work.run.component).ok_or_else(|| WorkerFailure::BadAssignment {
             reason: format!("a run of {} is planned, which is not assigned here", work.run.component),
         })?;
@@ -104,15 +105,15 @@ impl DeviceJob {
     }
 
     /// How long a simulated device takes for a layer.
-    pub(super) fn simulated_time(&self, work: &Work<Tensor>, time: &LayerTime) -> Duration {
+    pub(super) fn simulated_time(&self, work: &Work<Value>, time: &LayerTime) -> Duration {
         time.of(self.program.layer(work.layer), work.run.lane.rows(self.rows as usize).len() as u32)
     }
 
     /// Hands on what a layer wrote, at once.
     pub(super) fn complete(
         &mut self,
-        work: &Work<Tensor>,
-        value: Tensor,
+        work: &Work<Value>,
+        value: Value,
         started: Instant,
     ) -> Result<(), WorkerFailure> {
         self.recorder.computed(work, started);
@@ -147,7 +148,7 @@ impl DeviceJob {
         self.recorder.finish()
     }
 
-    fn take_condition(&mut self, name: &str, value: Tensor) -> Result<(), WorkerFailure> {
+    fn take_condition(&mut self, name: &str, value: Value) -> Result<(), WorkerFailure> {
         let is_it = |kind: &InputKind| matches!(kind, InputKind::Condition(known) if known == name);
         let place = self.program.inputs.iter().position(|input| is_it(&input.kind));
         // Ids count inputs by u16; the program was checked when it was made.
@@ -161,27 +162,23 @@ impl DeviceJob {
 
     /// # Shapes
     /// - returns: `[rows of the run's lane, ..]`; `[1]` for the timestep
-    fn operand(&self, work: &Work<Tensor>, source: &Source<Tensor>) -> candle_core::Result<Tensor> {
+    fn operand(&self, work: &Work<Value>, source: &Source<Value>) -> Result<Value, ModelError> {
         match source {
             Source::Condition(input) => match self.conditions.get(input) {
-                Some(condition) => self.lane_rows(work.run.lane, condition),
-                None => Err(candle_core::Error::msg("a condition has not arrived")),
+                Some(condition) => Ok(self.lane_rows(work.run.lane, condition)),
+                None => Err(ModelError::MissingCondition { name: format!("{input:?}") }),
             },
-            Source::Latents(latents) => self.lane_rows(work.run.lane, latents),
+            Source::Latents(latents) => Ok(self.lane_rows(work.run.lane, latents)),
             Source::Timestep => {
                 // One row for all, as the oracle does it: the time embedding's bits do not depend on the batch.
                 let timestep = self.timesteps.get(work.timestep.index()).copied().unwrap_or_default();
-                Tensor::from_vec(vec![timestep as f32], 1, &self.device)
+                self.kernels.value(&[1], &[timestep as f32])
             }
-            Source::Value(pieces) => match pieces.as_slice() {
-                [whole] => Ok(whole.clone()),
-                pieces => Tensor::cat(pieces, 0),
-            },
+            Source::Value(pieces) => Value::concatenate(pieces),
         }
     }
 
-    fn lane_rows(&self, lane: Lane, tensor: &Tensor) -> candle_core::Result<Tensor> {
-        let rows = lane.rows(self.rows as usize);
-        tensor.narrow(0, rows.start, rows.len())
+    fn lane_rows(&self, lane: Lane, value: &Value) -> Value {
+        value.narrow(lane.rows(self.rows as usize))
     }
 }

@@ -10,6 +10,7 @@
 //! [`DeviceCore`](core::DeviceCore) is the same whoever drives it: a thread of its own ([`thread`]), or a task that computes inline and
 //! then sleeps ([`simulated`]), so that a cluster in one process runs under a paused clock.
 
+mod compute;
 mod core;
 mod handle;
 mod job;
@@ -30,6 +31,8 @@ use bytes::Bytes;
 use candle_core::Device;
 use tokio::sync::{mpsc, oneshot};
 
+use compute::compute_type;
+pub(crate) use compute::format;
 pub(crate) use handle::DeviceHandle;
 pub(crate) use outlets::Outlets;
 pub(crate) use statistics::JobStatistics;
@@ -110,7 +113,12 @@ pub(crate) enum Driver {
 /// Starts the device that the configuration asks for.
 pub(crate) fn start(config: &WorkerConfig) -> Result<(DeviceHandle, Driver), WorkerError> {
     let kernels = Kernels::for_device(&Device::Cpu);
-    let info = DeviceInfo { kind: "cpu".to_owned(), threads: config.threads, memory_bytes: config.memory_bytes };
+    let info = DeviceInfo {
+        kind: "cpu".to_owned(),
+        threads: config.threads,
+        memory_bytes: config.memory_bytes,
+        fastest: compute_type(kernels.fastest_format()),
+    };
     let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
     match &config.device {
         DeviceKind::Simulated(time) => {

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use asyncdiff_common::wire::{DType, TensorHeader, TensorName, WorkerFailure};
+use asyncdiff_model::kernels::Value;
 use asyncdiff_plan::{Epoch, JobId, Output, Rank};
 use asyncdiff_transport::link::{LinkError, LinkSender, TensorFrame};
 use bytes::Bytes;
-use candle_core::Tensor;
 
 use crate::failure::{peer_text, without_hint};
-use crate::tensor_bytes::{shape_of, to_bytes};
+use crate::tensor_bytes;
 
 /// The links of one job.
 pub(crate) struct Outlets {
@@ -29,7 +29,7 @@ pub(super) struct Sent {
 impl Outlets {
     /// Sends an output to everybody who reads it. A full queue means that the peer does not keep up with the plan, which bounds what is
     /// in flight: the link counts as failed.
-    pub(super) fn send(&self, output: Output<Tensor>) -> Result<Sent, WorkerFailure> {
+    pub(super) fn send(&self, output: Output<Value>) -> Result<Sent, WorkerFailure> {
         let (name, tensor, links) = match output {
             Output::HiddenState { instance, to, tensor } => {
                 let links: Option<Vec<&LinkSender>> = to.iter().map(|rank| self.peers.get(rank)).collect();
@@ -42,9 +42,9 @@ impl Outlets {
         let links = links.ok_or_else(|| WorkerFailure::BadAssignment {
             reason: format!("{name:?} goes to a rank that is not among the peers"),
         })?;
-        let payload = to_bytes(&tensor)
+        let payload = tensor_bytes::to_bytes(&tensor)
             .map_err(|error| WorkerFailure::Unexpected { reason: format!("{name:?} cannot be sent: {error}") })?;
-        let shape = shape_of(&tensor);
+        let shape = tensor_bytes::shape_of(&tensor.shape());
         let mut hidden_state_bytes = 0;
         for link in links {
             let header = TensorHeader {

@@ -5,10 +5,11 @@ use asyncdiff_model::ModelError;
 use asyncdiff_model::kernels::Kernels;
 use asyncdiff_model::vae::{VaeConfig, VaeDecoder, to_rgb8};
 use asyncdiff_plan::{JobId, StepIndex};
+use candle_core::Tensor;
 
 use super::{DECODE_DEADLINE, ReplyTensor, Tools};
 use crate::failure::model_failure;
-use crate::tensor_bytes::{byte_count, from_bytes, shape_of};
+use crate::tensor_bytes::{byte_count, floats_from_bytes, shape_of};
 
 /// Images that are decoded by one request, as many as a batch may have.
 const IMAGES_MAX: u32 = 64;
@@ -57,8 +58,10 @@ async fn load(tools: &Tools, order: &DecodeLatents) -> Result<(VaeConfig, VaeDec
     let config = VaeConfig::from_json(&file, &order.model.config).map_err(|error| model_failure(error.into()))?;
     check_shape(&config, &order.shape)?;
     let weights = tools.collect(order.job, &order.model).await?;
+    // `check_shape` has seen four axes.
+    let size = [2, 3].map(|axis| order.shape.get(axis).copied().unwrap_or_default() as usize);
     let load = move |kernels: &Kernels| {
-        let decoder = VaeDecoder::new(&config, &weights, kernels).map_err(model_failure)?;
+        let decoder = VaeDecoder::new(&config, size, &weights, kernels).map_err(model_failure)?;
         Ok((config, decoder))
     };
     tools.device.run(load).await
@@ -77,7 +80,8 @@ async fn finish(
     let released = || WorkerFailure::Unexpected { reason: "the job was released before its latents came".to_owned() };
     let payload = awaited.payload().await.ok_or_else(released)?;
     let decode = move |kernels: &Kernels| {
-        let latents = from_bytes(&payload, &shape, kernels.device()).map_err(ModelError::from);
+        let axes: Vec<usize> = shape.iter().map(|&axis| axis as usize).collect();
+        let latents = Tensor::from_vec(floats_from_bytes(&payload), axes, kernels.device()).map_err(ModelError::from);
         latents.and_then(|latents| pixels(&config, &decoder, &latents)).map_err(model_failure)
     };
     let pixels = tools.device.run(decode).await?;
@@ -87,14 +91,14 @@ async fn finish(
 /// # Shapes
 /// - `latents`: `[batch, channels, height, width]`
 /// - returns: `[batch, pixel_height, pixel_width, 3]`, bytes
-fn pixels(config: &VaeConfig, decoder: &VaeDecoder, latents: &candle_core::Tensor) -> Result<ReplyTensor, ModelError> {
+fn pixels(config: &VaeConfig, decoder: &VaeDecoder, latents: &Tensor) -> Result<ReplyTensor, ModelError> {
     let images = decoder.decode(&config.to_vae_latents(latents)?)?;
     let (batch, _, height, width) = images.dims4()?;
     let mut bytes = Vec::with_capacity(batch * height * width * 3);
     for index in 0..batch {
         bytes.extend(to_rgb8(&images.narrow(0, index, 1)?)?);
     }
-    let axes = shape_of(&images);
+    let axes = shape_of(images.dims());
     let shape = [0, 2, 3].iter().map(|&axis| axes[axis]).chain([3]).collect();
     Ok(ReplyTensor { shape, dtype: DType::U8, payload: bytes.into() })
 }

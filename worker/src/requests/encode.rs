@@ -6,7 +6,7 @@ use asyncdiff_plan::JobId;
 
 use super::{ReplyTensor, RequestResult, Tools};
 use crate::failure::model_failure;
-use crate::tensor_bytes::{shape_of, to_bytes};
+use crate::tensor_bytes::{bytes_of, shape_of};
 
 /// Prompts in one request; a batch of images has one each and the negative one.
 const PROMPTS_MAX: usize = 128;
@@ -25,11 +25,13 @@ pub(crate) async fn encode_text(tools: Tools, order: EncodeText) -> RequestResul
     let config = ClipTextConfig::from_json(&file, &model.config).map_err(|error| model_failure(error.into()))?;
     check_tokens(&tokens)?;
     let weights = tools.collect(job, &model).await?;
+    let count = tokens.first().map_or(0, Vec::len);
     let encode = move |kernels: &_| {
-        let encoder = ClipTextEncoder::new(&config, &weights, kernels).map_err(model_failure)?;
+        let encoder = ClipTextEncoder::new(&config, count, &weights, kernels).map_err(model_failure)?;
         let hidden = encoder.encode(&tokens).map_err(model_failure)?.last_hidden_state;
-        let payload = to_bytes(&hidden).map_err(|error| model_failure(error.into()))?;
-        Ok(ReplyTensor { shape: shape_of(&hidden), dtype: DType::F32, payload })
+        let elements = hidden.flatten_all().and_then(|flat| flat.to_vec1::<f32>());
+        let payload = bytes_of(&elements.map_err(|error| model_failure(error.into()))?);
+        Ok(ReplyTensor { shape: shape_of(hidden.dims()), dtype: DType::F32, payload })
     };
     let encoding = tools.device.run(encode).await?;
     tools.send_reply(job, request, encoding).await?;

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use asyncdiff_common::wire::{
-    Assignment, DenoiserSpec, Peer, TensorName, Tracing, WorkerFailure, WorkerReply, WorkerRequest,
+    Assignment, ComputeType, DenoiserSpec, Peer, TensorName, Tracing, WorkerFailure, WorkerReply, WorkerRequest,
 };
 use asyncdiff_model::checkpoint::FormulaWeights;
 use asyncdiff_model::component::Component;
 use asyncdiff_model::families::{self, DenoiserConfig, DenoiserProgram, DenoiserShape, ENCODER_HIDDEN_STATES};
 use asyncdiff_model::formula;
-use asyncdiff_model::kernels::Kernels;
+use asyncdiff_model::kernels::{Kernels, Value};
 use asyncdiff_plan::{
     Command, CutShape, DenoiseEngine, Epoch, Event as EngineEvent, Inbox, JobId, Lane, Output, Partition, PlacedPlan,
     Plan, Rank, Schedule, Source, StepIndex, Work,
 };
 use asyncdiff_transport::PeerName;
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 
 use super::fake_coordinator::{Event, FakeCoordinator, floats};
 
@@ -41,7 +41,7 @@ pub(crate) struct TinyJob {
 pub(crate) type Predictions = BTreeMap<StepIndex, Vec<f32>>;
 
 pub(crate) fn spec() -> DenoiserSpec {
-    DenoiserSpec { config: CONFIG.to_owned(), height: SIDE, width: SIDE, tokens: TOKENS }
+    DenoiserSpec { config: CONFIG.to_owned(), height: SIDE, width: SIDE, tokens: TOKENS, compute: ComputeType::F32 }
 }
 
 pub(crate) fn program() -> DenoiserProgram {
@@ -161,7 +161,8 @@ impl TinyJob {
         loop {
             for (step, to, latents) in toy.poll_sends() {
                 for rank in to {
-                    ranks[rank.index()].inbox.insert_latents(step, tensor(&latents, &LATENTS)).unwrap();
+                    let latents = ranks[rank.index()].value(&latents, &LATENTS);
+                    ranks[rank.index()].inbox.insert_latents(step, latents).unwrap();
                 }
             }
             if let Some(predictions) = toy.finished() {
@@ -176,7 +177,7 @@ impl TinyJob {
                         }
                     }
                     Some(Output::NoisePrediction { step, lane, tensor }) => {
-                        let values = tensor.flatten_all().unwrap().to_vec1().unwrap();
+                        let values = tensor.to_elements().unwrap();
                         toy.take(Rank(index as u16), step, lane, values);
                     }
                     None => {}
@@ -265,9 +266,10 @@ impl ToyLoop {
 
 /// One rank without links.
 struct Local {
-    inbox: Inbox<Tensor>,
+    inbox: Inbox<Value>,
     components: BTreeMap<asyncdiff_plan::ComponentId, Component>,
     timesteps: Vec<f64>,
+    kernels: Kernels,
 }
 
 impl Local {
@@ -277,35 +279,35 @@ impl Local {
         let load = |layers| Component::load(&job.program, layers, &WEIGHTS, &kernels).unwrap();
         let components = plan.components.iter().map(|(component, layers)| (*component, load(layers))).collect();
         let inbox = Inbox::new(Arc::clone(&job.program.program), plan);
-        Self { inbox, components, timesteps: job.timesteps() }
+        Self { inbox, components, timesteps: job.timesteps(), kernels }
     }
 
-    fn compute_one(&mut self) -> Option<Output<Tensor>> {
+    fn compute_one(&mut self) -> Option<Output<Value>> {
         let work = self.inbox.poll_work()?;
-        let operands: Vec<Tensor> = work.operands.iter().map(|source| self.operand(&work, source)).collect();
-        let operands: Vec<&Tensor> = operands.iter().collect();
+        let operands: Vec<Value> = work.operands.iter().map(|source| self.operand(&work, source)).collect();
+        let operands: Vec<&Value> = operands.iter().collect();
         let value = self.components[&work.run.component].run_layer(work.layer, &operands).unwrap();
         self.inbox.complete(&work, value)
     }
 
-    fn operand(&self, work: &Work<Tensor>, source: &Source<Tensor>) -> Tensor {
+    fn value(&self, elements: &[f32], shape: &[u32]) -> Value {
+        self.kernels.value(&axes(shape), elements).unwrap()
+    }
+
+    fn operand(&self, work: &Work<Value>, source: &Source<Value>) -> Value {
         let rows = work.run.lane.rows(ROWS as usize);
-        let lane = |tensor: &Tensor| tensor.narrow(0, rows.start, rows.len()).unwrap();
+        let lane = |value: &Value| value.narrow(rows.clone());
         match source {
-            Source::Condition(_) => lane(&tensor(&condition(), &CONDITION)),
+            Source::Condition(_) => lane(&self.value(&condition(), &CONDITION)),
             Source::Latents(latents) => lane(latents),
-            Source::Timestep => tensor(&[self.timesteps[work.timestep.index()] as f32], &[1]),
-            Source::Value(pieces) => Tensor::cat(pieces, 0).unwrap(),
+            Source::Timestep => self.value(&[self.timesteps[work.timestep.index()] as f32], &[1]),
+            Source::Value(pieces) => Value::concatenate(pieces).unwrap(),
         }
     }
 }
 
 fn condition() -> Vec<f32> {
     formula::input(ENCODER_HIDDEN_STATES, &axes(&CONDITION), 5)
-}
-
-fn tensor(values: &[f32], shape: &[u32]) -> Tensor {
-    Tensor::from_vec(values.to_vec(), axes(shape), &Device::Cpu).unwrap()
 }
 
 fn axes(shape: &[u32]) -> Vec<usize> {

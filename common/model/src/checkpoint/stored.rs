@@ -39,6 +39,19 @@ impl StoredTensor {
         elements.checked_mul(self.dtype.bytes())
     }
 
+    /// One index of the first axis, or `None` where there are not so many.
+    #[must_use]
+    pub fn row(&self, index: usize) -> Option<Self> {
+        let (&rows, axes) = self.shape.split_first()?;
+        let row_bytes = self.bytes.len().checked_div(rows as usize)?;
+        let end = index.checked_add(1)?.checked_mul(row_bytes)?;
+        (end <= self.bytes.len()).then(|| Self {
+            dtype: self.dtype,
+            shape: axes.to_vec(),
+            bytes: self.bytes.slice(end - row_bytes..end),
+        })
+    }
+
     /// The elements as 4-byte floats, or `None` for integers.
     #[must_use]
     pub fn to_f32(&self) -> Option<Vec<f32>> {

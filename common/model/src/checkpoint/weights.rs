@@ -16,18 +16,25 @@ pub trait Weights: Send + Sync {
     /// What the parameters come from, for messages: a file's path, `embedded unet`, `formula`.
     fn source(&self) -> String;
 
+    /// The parameter's elements, whatever its stored float type.
+    ///
+    /// # Shapes
+    /// - returns: `shape`, row-major; another stored shape is an error
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+        let stored = self.stored(name, shape)?;
+        stored.to_f32().ok_or_else(|| WeightsError::NoFloat {
+            source_name: self.source(),
+            name: name.to_owned(),
+            dtype: format!("{:?}", stored.dtype),
+        })
+    }
+
     /// The parameter on a device as F32, whatever its stored float type.
     ///
     /// # Shapes
     /// - returns: `shape`; another stored shape is an error
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor, WeightsError> {
-        let stored = self.stored(name, shape)?;
-        let values = stored.to_f32().ok_or_else(|| WeightsError::NoFloat {
-            source_name: self.source(),
-            name: name.to_owned(),
-            dtype: format!("{:?}", stored.dtype),
-        })?;
-        Tensor::from_vec(values, shape, device)
+        Tensor::from_vec(self.floats(name, shape)?, shape, device)
             .map_err(|error| WeightsError::Device { name: name.to_owned(), reason: error.to_string() })
     }
 }

@@ -3,20 +3,20 @@
 use std::sync::Arc;
 
 use asyncdiff_plan::{InputKind, LayerId, Operand, Program};
-use candle_core::Tensor;
-
-use super::operation::{self, Operation, Source};
+use super::layer_graph::layer_graph;
 use crate::ModelError;
 use crate::checkpoint::Weights;
 use crate::families::DenoiserProgram;
-use crate::kernels::Kernels;
+use crate::graph::Extent;
+use crate::kernels::{Kernels, Prepared, Value};
 
 /// A set of layers with their weights, on one device.
 pub struct Component {
     program: Arc<Program>,
+    kernels: Kernels,
     layers: Vec<LayerId>,
     /// One place per layer of the program; `None` where the layer is not in this component.
-    operations: Vec<Option<Box<dyn Operation>>>,
+    prepared: Vec<Option<Prepared>>,
 }
 
 impl Component {
@@ -31,12 +31,12 @@ impl Component {
             return Err(ModelError::NoSuchLayer { layer });
         }
         let layers = program.program.with_shared(owned);
-        let mut operations: Vec<_> = program.program.layers.iter().map(|_| None).collect();
+        let mut prepared: Vec<_> = program.program.layers.iter().map(|_| None).collect();
         for &layer in &layers {
-            let source = Source { weights, kernels, path: &program.program.layer(layer).name };
-            operations[layer.index()] = Some(operation::load(program.op(layer), source)?);
+            let graph = layer_graph(program.op(layer), &program.program.layer(layer).name, &operands(program, layer));
+            prepared[layer.index()] = Some(kernels.prepare(graph, weights)?);
         }
-        Ok(Self { program: program.program.clone(), layers, operations })
+        Ok(Self { program: program.program.clone(), kernels: kernels.clone(), layers, prepared })
     }
 
     /// The layers that can be run: the owned and the shared ones, in program order.
@@ -51,10 +51,16 @@ impl Component {
         &self.program
     }
 
+    /// The kernels that compute the layers; operands are values of theirs.
+    #[must_use]
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
     /// Bytes of the parameters as they are held.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
-        self.operations.iter().flatten().map(|operation| operation.resident_bytes()).sum()
+        self.prepared.iter().flatten().map(Prepared::resident_bytes).sum()
     }
 
     /// Computes one layer.
@@ -64,17 +70,17 @@ impl Component {
     ///   the same for all. The timestep is `[rows]`. What has at most one axis per row (timestep, time embedding) may
     ///   have a single row that counts for all.
     /// - returns: `[rows, ..]` with the axes of the layer's value behind
-    pub fn run_layer(&self, layer: LayerId, operands: &[&Tensor]) -> Result<Tensor, ModelError> {
-        match self.operations.get(layer.index()) {
-            Some(Some(operation)) => {
+    pub fn run_layer(&self, layer: LayerId, operands: &[&Value]) -> Result<Value, ModelError> {
+        match self.prepared.get(layer.index()) {
+            Some(Some(prepared)) => {
                 self.check(layer, operands)?;
-                operation.forward(operands)
+                prepared.run(operands)
             }
             _ => Err(ModelError::NoSuchLayer { layer }),
         }
     }
 
-    fn check(&self, layer: LayerId, operands: &[&Tensor]) -> Result<(), ModelError> {
+    fn check(&self, layer: LayerId, operands: &[&Value]) -> Result<(), ModelError> {
         let described = self.program.layer(layer);
         if operands.len() != described.reads.len() {
             return Err(ModelError::OperandCount {
@@ -83,23 +89,18 @@ impl Component {
                 found: operands.len(),
             });
         }
-        let rows = operands.iter().filter_map(|tensor| tensor.dims().first().copied()).max().unwrap_or_default();
-        for (&operand, tensor) in described.reads.iter().zip(operands) {
+        let rows = operands.iter().map(|value| value.rows()).max().unwrap_or_default();
+        for (&operand, value) in described.reads.iter().zip(operands) {
             let axes = self.axes(operand);
-            let fits = match tensor.dims() {
-                [found_rows, found @ ..] => {
-                    let rows_fit = *found_rows == rows || (*found_rows == 1 && axes.len() <= 1);
-                    rows_fit && found.iter().map(|&axis| axis as u64).eq(axes.iter().map(|&axis| u64::from(axis)))
-                }
-                [] => false,
-            };
-            if !fits {
+            let rows_fit = value.rows() == rows || (value.rows() == 1 && axes.len() <= 1);
+            let axes_fit = value.axes().iter().map(|&axis| axis as u64).eq(axes.iter().map(|&axis| u64::from(axis)));
+            if !rows_fit || !axes_fit {
                 let axes: String = axes.iter().map(|axis| format!(", {axis}")).collect();
                 return Err(ModelError::ShapeMismatch {
                     layer: described.name.clone(),
                     operand: self.describe(operand),
                     expected: format!("[{rows}{axes}]"),
-                    found: tensor.dims().to_vec(),
+                    found: value.shape(),
                 });
             }
         }
@@ -123,4 +124,19 @@ impl Component {
             },
         }
     }
+}
+
+/// The shapes of a layer's operands.
+fn operands(program: &DenoiserProgram, layer: LayerId) -> Vec<Extent> {
+    let program = &program.program;
+    let axes = |&operand: &Operand| match operand {
+        Operand::Input(input) => &program.inputs[input.index()].value.shape,
+        Operand::Value(value) => &program.layer(value.layer()).writes.shape,
+    };
+    let extent = |axes: &Vec<u32>| {
+        let axes: Vec<usize> = axes.iter().map(|&axis| axis as usize).collect();
+        // No family makes a value of more than three axes; an empty operand is refused when the layer runs.
+        Extent::from_axes(&axes).unwrap_or(Extent::vector(0))
+    };
+    program.layer(layer).reads.iter().map(axes).map(extent).collect()
 }

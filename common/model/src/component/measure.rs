@@ -6,14 +6,13 @@
 use std::time::{Duration, Instant};
 
 use asyncdiff_plan::{LayerId, Operand};
-use candle_core::Tensor;
 
 use super::Component;
 use crate::ModelError;
 use crate::checkpoint::FormulaWeights;
 use crate::families::{DenoiserProgram, LayerOp};
 use crate::formula;
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, Value};
 
 /// Timed runs after one run to warm up. The shortest counts: whatever else runs on the machine can only lengthen one.
 const TIMED_RUNS: usize = 3;
@@ -70,26 +69,23 @@ fn measure_layer(
     shapes: &[Vec<usize>],
 ) -> Result<Duration, ModelError> {
     let component = Component::load(program, &[layer], &FormulaWeights { seed: SEED }, kernels)?;
-    let operand = |shape: &Vec<usize>| {
-        Tensor::from_vec(formula::noise("measure", shape, SEED), shape.as_slice(), kernels.device())
+    let operand = |shape: &Vec<usize>| kernels.value(shape, &formula::noise("measure", shape, SEED));
+    let operands: Vec<Value> = shapes.iter().map(operand).collect::<Result<_, _>>()?;
+    let operands: Vec<&Value> = operands.iter().collect();
+    let time = || {
+        let start = Instant::now();
+        component.run_layer(layer, &operands)?;
+        // A GPU computes in the background; on a CPU this does nothing.
+        kernels.synchronize()?;
+        Ok::<_, ModelError>(start.elapsed())
     };
-    let operands: Vec<Tensor> = shapes.iter().map(operand).collect::<Result<_, _>>()?;
-    let operands: Vec<&Tensor> = operands.iter().collect();
-    let first = time(&component, layer, &operands)?;
+    let first = time()?;
     if first > LONG_ENOUGH {
         return Ok(first);
     }
     let mut shortest = first;
     for _run in 0..TIMED_RUNS {
-        shortest = shortest.min(time(&component, layer, &operands)?);
+        shortest = shortest.min(time()?);
     }
     Ok(shortest)
-}
-
-fn time(component: &Component, layer: LayerId, operands: &[&Tensor]) -> Result<Duration, ModelError> {
-    let start = Instant::now();
-    let value = component.run_layer(layer, operands)?;
-    // A GPU computes in the background; on a CPU this does nothing.
-    value.device().synchronize()?;
-    Ok(start.elapsed())
 }

@@ -1,75 +1,30 @@
 //! A ResNet block: two norms and 3×3 convolutions, the time embedding added between them, and a shortcut around both.
 
-use candle_core::Tensor;
-
-use super::operation::{Operation, Source, expect};
-use crate::ModelError;
 use crate::families::ResnetOp;
-use crate::kernels::{Activation, Bias, Conv2d, Conv2dSpec, GroupNorm, GroupNormSpec, Kernels, Linear, LinearSpec};
+use crate::graph::{Activation, Convolution, GraphBuilder, Slot};
 
-/// A ResNet block with its weights.
-pub(super) struct Resnet {
-    kernels: Kernels,
-    norm1: GroupNorm,
-    conv1: Conv2d,
-    time_emb_proj: Linear,
-    norm2: GroupNorm,
-    conv2: Conv2d,
-    conv_shortcut: Option<Conv2d>,
-}
+/// # Shapes
+/// - inputs: hidden state `[height, width, channels]`, where there is one a skip connection of the same size, time embedding `[time_width]`
+/// - returns: `[height, width, out_channels]`
+pub(super) fn build(op: &ResnetOp, graph: &mut GraphBuilder, path: &str) -> Slot {
+    let (first, second) = (graph.input(0), graph.input(1));
+    let with_skip = graph.extent(first).channels < op.in_channels as usize;
+    let (sources, time) =
+        if with_skip { (vec![first, second], graph.input(2)) } else { (vec![first], second) };
+    let module = |name: &str| format!("{path}.{name}");
+    let norm = (op.groups as usize, op.epsilon as f32);
+    let channels = op.out_channels as usize;
 
-impl Resnet {
-    pub(super) fn load(op: &ResnetOp, source: Source<'_>) -> Result<Self, ModelError> {
-        let Source { weights, kernels, .. } = source;
-        let (from, to) = (op.in_channels as usize, op.out_channels as usize);
-        let norm = |name: &str, channels: usize| {
-            let (groups, epsilon, activation) = (op.groups as usize, op.epsilon as f32, Activation::Silu);
-            let spec = GroupNormSpec { groups, channels, epsilon, activation };
-            kernels.group_norm(spec, weights, &source.path(name))
-        };
-        let time = LinearSpec { in_features: op.time_width as usize, out_features: to, bias: Bias::Present };
-        let shortcut = || kernels.conv2d(Conv2dSpec::pointwise(from, to), weights, &source.path("conv_shortcut"));
-        Ok(Self {
-            kernels: kernels.clone(),
-            norm1: norm("norm1", from)?,
-            conv1: kernels.conv2d(Conv2dSpec::same3(from, to), weights, &source.path("conv1"))?,
-            time_emb_proj: kernels.linear(time, weights, &source.path("time_emb_proj"))?,
-            norm2: norm("norm2", to)?,
-            conv2: kernels.conv2d(Conv2dSpec::same3(to, to), weights, &source.path("conv2"))?,
-            conv_shortcut: if from == to { None } else { Some(shortcut()?) },
-        })
-    }
-
-    /// # Shapes
-    /// - `hidden`: `[batch, in_channels, height, width]`
-    /// - `time`: `[batch, time_width]`, or one row for all
-    /// - returns: `[batch, out_channels, height, width]`
-    fn forward_block(&self, hidden: &Tensor, time: &Tensor) -> Result<Tensor, ModelError> {
-        let time = self.time_emb_proj.forward(&self.kernels.activate(Activation::Silu, time)?)?;
-        let (rows, channels) = time.dims2()?;
-        let inner = self.conv1.forward(&self.norm1.forward(hidden)?)?;
-        let inner = inner.broadcast_add(&time.reshape((rows, channels, 1, 1))?)?;
-        let inner = self.conv2.forward(&self.norm2.forward(&inner)?)?;
-        match &self.conv_shortcut {
-            Some(shortcut) => Ok((inner + shortcut.forward(hidden)?)?),
-            None => Ok((inner + hidden)?),
-        }
-    }
-}
-
-impl Operation for Resnet {
-    fn forward(&self, operands: &[&Tensor]) -> Result<Tensor, ModelError> {
-        if let Ok([hidden, skip, time]) = <[&Tensor; 3]>::try_from(operands) {
-            return self.forward_block(&Tensor::cat(&[hidden, skip], 1)?, time);
-        }
-        let [hidden, time] = expect(operands)?;
-        self.forward_block(hidden, time)
-    }
-
-    fn resident_bytes(&self) -> u64 {
-        let shortcut = self.conv_shortcut.as_ref().map_or(0, Conv2d::resident_bytes);
-        let norms = self.norm1.resident_bytes() + self.norm2.resident_bytes();
-        let convolutions = self.conv1.resident_bytes() + self.conv2.resident_bytes() + shortcut;
-        norms + convolutions + self.time_emb_proj.resident_bytes()
-    }
+    let time = graph.activate(&module("time_emb_proj"), time, Activation::Silu);
+    let time = graph.convolution(&module("time_emb_proj"), &[time], Convolution::linear(channels));
+    let inner = graph.group_norm(&module("norm1"), &sources, norm, Activation::Silu);
+    let conv1 = Convolution { row_bias: Some(time), ..Convolution::same3(channels) };
+    let inner = graph.convolution(&module("conv1"), &[inner], conv1);
+    let inner = graph.group_norm(&module("norm2"), &[inner], norm, Activation::Silu);
+    let shortcut = match *sources {
+        [source] if op.in_channels == op.out_channels => source,
+        _ if op.in_channels == op.out_channels => graph.concatenate(path, &sources),
+        _ => graph.convolution(&module("conv_shortcut"), &sources, Convolution::pointwise(channels)),
+    };
+    graph.convolution(&module("conv2"), &[inner], Convolution::same3(channels).plus(shortcut))
 }

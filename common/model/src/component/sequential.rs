@@ -1,10 +1,11 @@
 //! One evaluation of the denoiser, layer after layer in one place: the oracle that everything distributed is compared with.
 
-use asyncdiff_plan::{InputKind, InputSpec, Operand};
+use asyncdiff_plan::{InputKind, Operand};
 use candle_core::Tensor;
 
 use super::Component;
 use crate::ModelError;
+use crate::kernels::Value;
 
 /// A condition by its name in the program's inputs.
 pub type Condition<'a> = (&'a str, &'a Tensor);
@@ -21,15 +22,26 @@ pub fn evaluate(
     timestep: f64,
     conditions: &[Condition<'_>],
 ) -> Result<Tensor, ModelError> {
-    let program = component.program();
+    let (program, kernels) = (component.program(), component.kernels());
     // One row for all: the time embedding is computed once, and its bits do not depend on the batch.
-    let timestep = Tensor::from_vec(vec![timestep as f32], 1, latents.device())?;
-    let inputs: Vec<&Tensor> = program
-        .inputs
-        .iter()
-        .map(|input| find_input(input, latents, &timestep, conditions))
-        .collect::<Result<_, _>>()?;
+    let timestep = kernels.value(&[1], &[timestep as f32])?;
+    let latents = kernels.value_of(latents)?;
+    let inputs = program.inputs.iter().map(|input| match &input.kind {
+        InputKind::Latents => Ok(latents.clone()),
+        InputKind::Timestep => Ok(timestep.clone()),
+        InputKind::Condition(wanted) => kernels.value_of(find_condition(wanted, conditions)?),
+    });
+    let inputs: Vec<Value> = inputs.collect::<Result<_, ModelError>>()?;
+    evaluate_values(component, &inputs)?.to_tensor(kernels.device())
+}
 
+/// [`evaluate`] of values that are on the component's device: what a benchmark times.
+///
+/// # Shapes
+/// - `inputs`: one for each input of the program, `[batch, ..]`; the timestep may have one row for all
+/// - returns: the noise prediction, `[batch, channels, height, width]`
+pub fn evaluate_values(component: &Component, inputs: &[Value]) -> Result<Value, ModelError> {
+    let program = component.program();
     let mut last_reader = vec![None; program.layers.len()];
     for (layer, described) in program.layers() {
         for &read in &described.reads {
@@ -38,18 +50,14 @@ pub fn evaluate(
             }
         }
     }
-    let mut values: Vec<Option<Tensor>> = vec![None; program.layers.len()];
+    let mut values: Vec<Option<Value>> = vec![None; program.layers.len()];
     for (layer, described) in program.layers() {
-        let operands: Vec<&Tensor> = described
-            .reads
-            .iter()
-            .map(|&operand| match operand {
-                Operand::Input(input) => Some(inputs[input.index()]),
-                Operand::Value(value) => values[value.index()].as_ref(),
-            })
-            .collect::<Option<_>>()
-            .ok_or(ModelError::NoSuchLayer { layer })?;
-        let value = component.run_layer(layer, &operands)?;
+        let operand = |&operand: &Operand| match operand {
+            Operand::Input(input) => inputs.get(input.index()),
+            Operand::Value(value) => values[value.index()].as_ref(),
+        };
+        let operands: Option<Vec<&Value>> = described.reads.iter().map(operand).collect();
+        let value = component.run_layer(layer, &operands.ok_or(ModelError::NoSuchLayer { layer })?)?;
         if layer.value() == program.output {
             return Ok(value);
         }
@@ -65,18 +73,7 @@ pub fn evaluate(
     Err(ModelError::NoSuchLayer { layer: program.output.layer() })
 }
 
-fn find_input<'a>(
-    input: &InputSpec,
-    latents: &'a Tensor,
-    timestep: &'a Tensor,
-    conditions: &[Condition<'a>],
-) -> Result<&'a Tensor, ModelError> {
-    match &input.kind {
-        InputKind::Latents => Ok(latents),
-        InputKind::Timestep => Ok(timestep),
-        InputKind::Condition(wanted) => {
-            let found = conditions.iter().find(|(name, _)| name == wanted).map(|&(_, tensor)| tensor);
-            found.ok_or_else(|| ModelError::MissingCondition { name: wanted.clone() })
-        }
-    }
+fn find_condition<'a>(wanted: &str, conditions: &[Condition<'a>]) -> Result<&'a Tensor, ModelError> {
+    let found = conditions.iter().find(|(name, _)| *name == wanted).map(|&(_, tensor)| tensor);
+    found.ok_or_else(|| ModelError::MissingCondition { name: wanted.to_owned() })
 }

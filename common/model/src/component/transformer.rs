@@ -1,208 +1,90 @@
 //! Transformer blocks over the pixels of a hidden state, as diffusers' `Transformer2DModel` computes them.
 
-use candle_core::Tensor;
-
-use super::operation::{Operation, Source, expect};
-use crate::ModelError;
 use crate::families::TransformerOp;
-use crate::kernels::{
-    Activation, Attention, AttentionMask, AttentionSpec, Bias, Conv2d, Conv2dSpec, GroupNorm, GroupNormSpec, Kernels,
-    LayerNorm, LayerNormSpec, Linear, LinearSpec,
+use crate::graph::{
+    Activation, AttentionHeads, AttentionMask, Convolution, GraphBuilder, Slot, Store, StoredAs,
 };
 
 /// Norm, projection, blocks, projection, and a residual connection around all of it.
-pub(super) struct Transformer2d {
-    norm: GroupNorm,
-    proj_in: Projection,
-    blocks: Vec<Block>,
-    proj_out: Projection,
-}
-
-/// A projection of every pixel; older checkpoints store it as a 1×1 convolution.
-enum Projection {
-    Linear(Linear),
-    Convolution(Conv2d),
+///
+/// # Shapes
+/// - inputs: hidden state `[height, width, channels]`, keys and values of the cross attentions `[tokens, context_width]`
+/// - returns: `[height, width, channels]`
+pub(super) fn build(op: &TransformerOp, graph: &mut GraphBuilder, path: &str) -> Slot {
+    let (hidden, context) = (graph.input(0), graph.input(1));
+    let module = |name: &str| format!("{path}.{name}");
+    let norm = (op.groups as usize, TransformerOp::GROUP_NORM_EPSILON as f32);
+    let normed = graph.group_norm(&module("norm"), &[hidden], norm, Activation::None);
+    // Linear layers or 1×1 convolutions: the same products, and the checkpoint's shapes differ by axes of length 1.
+    let stored = if op.linear_projection { StoredAs::Linear } else { StoredAs::Convolution };
+    let projection = |channels: u32| Convolution { stored, ..Convolution::linear(channels as usize) };
+    let mut tokens = graph.convolution(&module("proj_in"), &[normed], projection(op.inner_width()));
+    for index in 0..op.blocks {
+        let first = index as usize * op.cross_attentions().len();
+        let block = Block { op, path: module(&format!("transformer_blocks.{index}")), context, first };
+        tokens = block.build(graph, tokens);
+    }
+    graph.convolution(&module("proj_out"), &[tokens], projection(op.channels).plus(hidden))
 }
 
 /// Self-attention, cross attention and feed-forward, each after a layer norm and inside a residual connection.
-struct Block {
-    kernels: Kernels,
-    norm1: LayerNorm,
-    attn1: AttentionLayer,
-    norm2: LayerNorm,
-    attn2: AttentionLayer,
-    norm3: LayerNorm,
-    ff_in: Linear,
-    ff_out: Linear,
-    only_cross_attention: bool,
+struct Block<'a> {
+    op: &'a TransformerOp,
+    path: String,
+    /// Keys and values of all cross attentions, side by side.
+    context: Slot,
+    /// The place of the block's first cross attention among all.
+    first: usize,
 }
 
-/// Queries from the hidden state, keys and values from a context.
-struct AttentionLayer {
-    to_q: Linear,
-    to_k: Linear,
-    to_v: Linear,
-    to_out: Linear,
-    attention: Attention,
-}
-
-impl Transformer2d {
-    pub(super) fn load(op: &TransformerOp, source: Source<'_>) -> Result<Self, ModelError> {
-        let norm = GroupNormSpec {
-            groups: op.groups as usize,
-            channels: op.channels as usize,
-            epsilon: TransformerOp::GROUP_NORM_EPSILON as f32,
-            activation: Activation::None,
-        };
-        let (channels, inner) = (op.channels as usize, op.inner_width() as usize);
-        let projection = |name: &str, from, to| Projection::load(op.linear_projection, [from, to], source, name);
-        Ok(Self {
-            norm: source.kernels.group_norm(norm, source.weights, &source.path("norm"))?,
-            proj_in: projection("proj_in", channels, inner)?,
-            blocks: (0..op.blocks).map(|index| Block::load(op, source, index)).collect::<Result<_, _>>()?,
-            proj_out: projection("proj_out", inner, channels)?,
-        })
-    }
-}
-
-impl Operation for Transformer2d {
+impl Block<'_> {
     /// # Shapes
-    /// - `operands`: hidden state `[batch, channels, height, width]`, encoder hidden states `[batch, tokens, cross_width]`
-    /// - returns: `[batch, channels, height, width]`
-    fn forward(&self, operands: &[&Tensor]) -> Result<Tensor, ModelError> {
-        let [hidden, context] = expect(operands)?;
-        let (_batch, _channels, height, width) = hidden.dims4()?;
-        let mut tokens = self.proj_in.to_tokens(&self.norm.forward(hidden)?)?;
-        for block in &self.blocks {
-            tokens = block.forward(&tokens, context)?;
-        }
-        Ok((self.proj_out.to_pixels(&tokens, height, width)? + hidden)?)
-    }
-
-    fn resident_bytes(&self) -> u64 {
-        let blocks: u64 = self.blocks.iter().map(Block::resident_bytes).sum();
-        self.norm.resident_bytes() + self.proj_in.resident_bytes() + blocks + self.proj_out.resident_bytes()
-    }
-}
-
-impl Projection {
-    fn load(linear: bool, [from, to]: [usize; 2], source: Source<'_>, name: &str) -> Result<Self, ModelError> {
-        let path = source.path(name);
-        if linear {
-            let spec = LinearSpec { in_features: from, out_features: to, bias: Bias::Present };
-            return Ok(Self::Linear(source.kernels.linear(spec, source.weights, &path)?));
-        }
-        Ok(Self::Convolution(source.kernels.conv2d(Conv2dSpec::pointwise(from, to), source.weights, &path)?))
-    }
-
-    /// # Shapes
-    /// - `hidden`: `[batch, channels, height, width]`
-    /// - returns: `[batch, height * width, inner]`
-    fn to_tokens(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        let tokens = |pixels: &Tensor| pixels.flatten_from(2)?.transpose(1, 2)?.contiguous();
-        match self {
-            Self::Linear(linear) => linear.forward(&tokens(hidden)?),
-            Self::Convolution(conv) => Ok(tokens(&conv.forward(hidden)?)?),
-        }
-    }
-
-    /// # Shapes
-    /// - `tokens`: `[batch, height * width, inner]`
-    /// - returns: `[batch, channels, height, width]`
-    fn to_pixels(&self, tokens: &Tensor, height: usize, width: usize) -> Result<Tensor, ModelError> {
-        let pixels = |tokens: &Tensor| {
-            let (batch, _pixels, channels) = tokens.dims3()?;
-            tokens.transpose(1, 2)?.reshape((batch, channels, height, width))
-        };
-        match self {
-            Self::Linear(linear) => Ok(pixels(&linear.forward(tokens)?)?),
-            Self::Convolution(conv) => conv.forward(&pixels(tokens)?),
-        }
-    }
-
-    fn resident_bytes(&self) -> u64 {
-        match self {
-            Self::Linear(linear) => linear.resident_bytes(),
-            Self::Convolution(conv) => conv.resident_bytes(),
-        }
-    }
-}
-
-impl Block {
-    fn load(op: &TransformerOp, source: Source<'_>, index: u32) -> Result<Self, ModelError> {
-        let Source { weights, kernels, .. } = source;
-        let inner = op.inner_width() as usize;
+    /// - `hidden`: `[pixels, inner]`
+    /// - returns: `[pixels, inner]`
+    fn build(&self, graph: &mut GraphBuilder, hidden: Slot) -> Slot {
+        let normed = self.norm(graph, "norm1", hidden);
+        let hidden = self.attention(graph, "attn1", normed, hidden);
+        let normed = self.norm(graph, "norm2", hidden);
+        let hidden = self.attention(graph, "attn2", normed, hidden);
+        let normed = self.norm(graph, "norm3", hidden);
+        let inner = self.op.inner_width() as usize;
         let wide = inner * TransformerOp::FEED_FORWARD_FACTOR as usize;
-        let path = |name: &str| source.path(&format!("transformer_blocks.{index}.{name}"));
-        let norm = |name: &str| {
-            let spec = LayerNormSpec { width: inner, epsilon: TransformerOp::LAYER_NORM_EPSILON as f32 };
-            kernels.layer_norm(spec, weights, &path(name))
-        };
-        let linear = |name: &str, in_features, out_features| {
-            kernels.linear(LinearSpec { in_features, out_features, bias: Bias::Present }, weights, &path(name))
-        };
-        Ok(Self {
-            kernels: kernels.clone(),
-            norm1: norm("norm1")?,
-            attn1: AttentionLayer::load(op, op.only_cross_attention, source, &path("attn1"))?,
-            norm2: norm("norm2")?,
-            attn2: AttentionLayer::load(op, true, source, &path("attn2"))?,
-            norm3: norm("norm3")?,
-            ff_in: linear("ff.net.0.proj", inner, 2 * wide)?,
-            ff_out: linear("ff.net.2", wide, inner)?,
-            only_cross_attention: op.only_cross_attention,
-        })
+        let gated = Convolution::linear(2 * wide).store(Store::Geglu);
+        let gated = graph.convolution(&self.module("ff.net.0.proj"), &[normed], gated);
+        graph.convolution(&self.module("ff.net.2"), &[gated], Convolution::linear(inner).plus(hidden))
     }
 
+    /// Attention of the hidden state to the encoder hidden states, or to itself, and a residual.
+    ///
     /// # Shapes
-    /// - `hidden`: `[batch, pixels, inner]`
-    /// - `context`: `[batch, tokens, cross_width]`
-    /// - returns: `[batch, pixels, inner]`
-    fn forward(&self, hidden: &Tensor, context: &Tensor) -> Result<Tensor, ModelError> {
-        let normed = self.norm1.forward(hidden)?;
-        let first_context = if self.only_cross_attention { context } else { &normed };
-        let hidden = (self.attn1.forward(&normed, first_context)? + hidden)?;
-        let hidden = (self.attn2.forward(&self.norm2.forward(&hidden)?, context)? + hidden)?;
-        let gated = self.kernels.geglu(&self.ff_in.forward(&self.norm3.forward(&hidden)?)?)?;
-        Ok((self.ff_out.forward(&gated)? + hidden)?)
-    }
-
-    fn resident_bytes(&self) -> u64 {
-        let norms = [&self.norm1, &self.norm2, &self.norm3].map(LayerNorm::resident_bytes).iter().sum::<u64>();
-        let attentions = self.attn1.resident_bytes() + self.attn2.resident_bytes();
-        norms + attentions + self.ff_in.resident_bytes() + self.ff_out.resident_bytes()
-    }
-}
-
-impl AttentionLayer {
-    fn load(op: &TransformerOp, cross: bool, source: Source<'_>, path: &str) -> Result<Self, ModelError> {
-        let inner = op.inner_width() as usize;
-        let context = if cross { op.cross_width as usize } else { inner };
-        let linear = |name: &str, in_features: usize, bias: Bias| {
-            let spec = LinearSpec { in_features, out_features: inner, bias };
-            source.kernels.linear(spec, source.weights, &format!("{path}.{name}"))
+    /// - `hidden`, `residual`: `[pixels, inner]`
+    /// - returns: the same
+    fn attention(&self, graph: &mut GraphBuilder, name: &str, hidden: Slot, residual: Slot) -> Slot {
+        let inner = self.op.inner_width() as usize;
+        let path = |part: &str| self.module(&format!("{name}.{part}"));
+        let projection = Convolution::linear(inner).without_bias();
+        let place = self.op.cross_attentions().iter().position(|&cross| cross == name);
+        let operands = match place {
+            None => {
+                let all = graph.convolutions(&["to_q", "to_k", "to_v"].map(path), &[hidden], projection);
+                [(all, 0), (all, inner), (all, 2 * inner)]
+            }
+            Some(place) => {
+                let query = graph.convolution(&path("to_q"), &[hidden], projection);
+                let key = 2 * (self.first + place) * inner;
+                [(query, 0), (self.context, key), (self.context, key + inner)]
+            }
         };
-        let (heads, head_width) = (op.heads as usize, op.head_width as usize);
-        Ok(Self {
-            to_q: linear("to_q", inner, Bias::Absent)?,
-            to_k: linear("to_k", context, Bias::Absent)?,
-            to_v: linear("to_v", context, Bias::Absent)?,
-            to_out: linear("to_out.0", inner, Bias::Present)?,
-            attention: source.kernels.attention(AttentionSpec { heads, head_width, mask: AttentionMask::None }),
-        })
+        let heads = AttentionHeads { count: self.op.heads as usize, width: self.op.head_width as usize };
+        let attended = graph.attention(&self.module(name), operands, heads, AttentionMask::None);
+        graph.convolution(&path("to_out.0"), &[attended], Convolution::linear(inner).plus(residual))
     }
 
-    /// # Shapes
-    /// - `hidden`: `[batch, pixels, inner]`
-    /// - `context`: `[batch, tokens, context]`
-    /// - returns: `[batch, pixels, inner]`
-    fn forward(&self, hidden: &Tensor, context: &Tensor) -> Result<Tensor, ModelError> {
-        let (query, key, value) =
-            (self.to_q.forward(hidden)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
-        self.to_out.forward(&self.attention.forward(&query, &key, &value)?)
+    fn norm(&self, graph: &mut GraphBuilder, name: &str, source: Slot) -> Slot {
+        graph.layer_norm(&self.module(name), source, TransformerOp::LAYER_NORM_EPSILON as f32)
     }
 
-    fn resident_bytes(&self) -> u64 {
-        [&self.to_q, &self.to_k, &self.to_v, &self.to_out].map(Linear::resident_bytes).iter().sum()
+    fn module(&self, name: &str) -> String {
+        format!("{}.{name}", self.path)
     }
 }

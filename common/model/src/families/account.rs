@@ -56,7 +56,8 @@ impl Account {
         self.weights.push(WeightSpec { name, shape });
     }
 
-    fn add_flops(&mut self, factors: &[u32], times: u64) {
+    /// A product for each of `times`.
+    pub(super) fn add_flops(&mut self, factors: &[u32], times: u64) {
         let multiply_adds = factors.iter().fold(times, |product, &factor| product.saturating_mul(u64::from(factor)));
         self.flops = self.flops.saturating_add(multiply_adds.saturating_mul(2));
     }

@@ -1,5 +1,7 @@
 //! The arithmetic of a layer as data: enough to list its parameters, to price it and to load it.
 
+use asyncdiff_plan::WeightSpec;
+
 use super::account::Account;
 
 /// How to compute a layer, without weights. Two layers with equal operations and operand shapes cost the same.
@@ -11,7 +13,9 @@ pub enum LayerOp {
     Conv2d(ConvOp),
     /// A ResNet block. Reads `[hidden state, time embedding]` or `[hidden state, skip connection, time embedding]`.
     Resnet(ResnetOp),
-    /// Transformer blocks over the pixels. Reads `[hidden state, encoder hidden states]`.
+    /// Keys and values of a transformer's cross attentions, side by side: constant during a job. Reads `[encoder hidden states]`.
+    CrossAttentionContext(TransformerOp),
+    /// Transformer blocks over the pixels. Reads `[hidden state, cross attention context]`.
     Transformer2d(TransformerOp),
     /// A 3×3 convolution of stride 2 at `conv`. Reads `[hidden state]`.
     Downsample {
@@ -109,12 +113,26 @@ pub struct GroupNormOp {
 }
 
 impl TransformerOp {
+    /// What a transformer's path is followed by in the name of the layer that makes its cross attentions' keys and values.
+    pub const CONTEXT_SUFFIX: &str = ".context";
     /// Epsilon of the group norm, fixed in diffusers' `Transformer2DModel`.
     pub const GROUP_NORM_EPSILON: f64 = 1e-6;
     /// Epsilon of the layer norms, the default of PyTorch's `LayerNorm`.
     pub const LAYER_NORM_EPSILON: f64 = 1e-5;
     /// The feed-forward layer is this many times wider than the hidden state, fixed in diffusers' `FeedForward`.
     pub const FEED_FORWARD_FACTOR: u32 = 4;
+
+    /// Cross attentions of one block.
+    #[must_use]
+    pub fn cross_attentions(&self) -> &'static [&'static str] {
+        if self.only_cross_attention { &["attn1", "attn2"] } else { &["attn2"] }
+    }
+
+    /// Width of all cross attentions' keys and values side by side.
+    #[must_use]
+    pub fn context_width(&self) -> u32 {
+        2 * self.blocks * self.cross_attentions().len() as u32 * self.inner_width()
+    }
 
     /// Width inside the blocks. It is the channels unless the heads do not divide them.
     #[must_use]
@@ -131,6 +149,7 @@ impl LayerOp {
             Self::TimeEmbedding(_) => "time embedding",
             Self::Conv2d(_) | Self::SiluConv2d(_) => "convolution",
             Self::Resnet(_) => "resnet",
+            Self::CrossAttentionContext(_) => "cross attention context",
             Self::Transformer2d(_) => "transformer",
             Self::Downsample { .. } => "downsample",
             Self::Upsample(_) => "upsample",
@@ -145,6 +164,8 @@ impl LayerOp {
             Self::TimeEmbedding(op) => vec![op.width],
             Self::Conv2d(op) | Self::SiluConv2d(op) => vec![op.out_channels, height, width],
             Self::Resnet(op) => vec![op.out_channels, height, width],
+            // The axes of tokens: `[tokens, width]`.
+            Self::CrossAttentionContext(op) => vec![hidden.first().copied().unwrap_or_default(), op.context_width()],
             Self::Transformer2d(op) => vec![op.channels, height, width],
             Self::Downsample { channels } => vec![*channels, height.div_ceil(2), width.div_ceil(2)],
             Self::Upsample(op) => vec![op.channels, op.height, op.width],
@@ -166,6 +187,10 @@ impl LayerOp {
                 account.conv("", [op.in_channels, op.out_channels], op.kernel, pixels);
             }
             Self::Resnet(op) => op.account(&mut account, pixels),
+            Self::CrossAttentionContext(op) => {
+                let tokens = hidden.first().copied().unwrap_or_default();
+                op.account_context(&mut account, path, u64::from(tokens));
+            }
             Self::Transformer2d(op) => {
                 let tokens = operands.get(1).and_then(|context| context.first()).copied().unwrap_or_default();
                 op.account(&mut account, pixels, u64::from(tokens));
@@ -211,6 +236,30 @@ impl TransformerOp {
         self.projection(account, "proj_out", [inner, self.channels], pixels);
     }
 
+    /// Keys and values of the cross attentions, which the layer that makes them owns.
+    fn account_context(&self, account: &mut Account, layer: &str, tokens: u64) {
+        let shape = [self.inner_width(), self.cross_width];
+        for path in self.context_paths(layer) {
+            account.weights.push(WeightSpec { name: format!("{path}.weight"), shape: shape.to_vec() });
+            account.add_flops(&shape, tokens);
+        }
+    }
+
+    /// The paths of the linear layers that make keys and values, in the order in which they lie side by side; `layer` is the name of the
+    /// layer that makes them.
+    pub(crate) fn context_paths(&self, layer: &str) -> Vec<String> {
+        let path = layer.strip_suffix(Self::CONTEXT_SUFFIX).unwrap_or(layer);
+        let mut paths = Vec::new();
+        for block in 0..self.blocks {
+            for attention in self.cross_attentions() {
+                for name in ["to_k", "to_v"] {
+                    paths.push(format!("{path}.transformer_blocks.{block}.{attention}.{name}"));
+                }
+            }
+        }
+        paths
+    }
+
     fn projection(&self, account: &mut Account, name: &str, channels: [u32; 2], pixels: u64) {
         if self.linear_projection {
             account.linear(name, channels, true, pixels);
@@ -221,10 +270,12 @@ impl TransformerOp {
 
     fn attention(&self, account: &mut Account, path: &str, [pixels, tokens]: [u64; 2], cross: bool) {
         let inner = self.inner_width();
-        let (keys, key_width) = if cross { (tokens, self.cross_width) } else { (pixels, inner) };
+        let keys = if cross { tokens } else { pixels };
         account.linear(&format!("{path}.to_q"), [inner, inner], false, pixels);
-        account.linear(&format!("{path}.to_k"), [key_width, inner], false, keys);
-        account.linear(&format!("{path}.to_v"), [key_width, inner], false, keys);
+        if !cross {
+            account.linear(&format!("{path}.to_k"), [inner, inner], false, keys);
+            account.linear(&format!("{path}.to_v"), [inner, inner], false, keys);
+        }
         account.linear(&format!("{path}.to_out.0"), [inner, inner], true, pixels);
         account.attention(pixels, keys, inner);
     }

@@ -1,116 +1,124 @@
-//! The one room where the kernel that computes a layer is chosen: pure specs and weights in, prepared operations out.
+//! The one room where the kernel that computes an operation is chosen: graphs and weights in, prepared graphs out.
 //!
-//! Programs, components and models hold the operations made here and call `forward`; they never see which kernel runs.
+//! Programs, components and models build graphs and run what was prepared from them; they never see which kernel runs.
 //! [`Kernels::reference`] is candle's own operations on any device; [`Kernels::for_device`] takes faster ones where there are
 //! any. Every faster kernel is tested against the reference. All kernels give the same bits for any number of threads.
 
-mod activation;
-mod attention;
-mod convolution;
 mod cpu;
-mod linear;
-mod norm;
+mod floats;
+mod layout;
 #[cfg(test)]
 mod parity;
-mod resample;
+mod prepared;
+mod reference;
+mod value;
+
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-pub use activation::Activation;
-pub use attention::{Attention, AttentionMask, AttentionSpec};
-pub use convolution::{Conv2d, Conv2dSpec};
-pub use linear::{Bias, Linear, LinearSpec};
-pub use norm::{GroupNorm, GroupNormSpec, LayerNorm, LayerNormSpec};
+pub use cpu::{Format, Isa};
+pub use prepared::Prepared;
+pub use value::Value;
 
 use crate::ModelError;
 use crate::checkpoint::Weights;
+use crate::graph::Graph;
 
-/// Makes operations for one device.
+/// Prepares graphs for one device, and keeps the memory that they are computed in.
 #[derive(Clone, Debug)]
 pub struct Kernels {
-    device: Device,
-    set: KernelSet,
+    backend: Backend,
 }
 
-/// Which family of kernels computes. New ones (packed weights, bf16, GPU) are new variants here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum KernelSet {
+/// Who computes. A new kind of device is a new variant here.
+#[derive(Clone, Debug)]
+enum Backend {
     /// Candle's own operations.
-    Candle,
-    /// Fused f32 loops and matrix products on the CPU.
-    Cpu,
+    Candle(Device),
+    /// Our kernels on the CPU, with weights in a format.
+    Cpu(Arc<cpu::Cpu>, Format),
 }
 
 impl Kernels {
     /// The best kernels that there are for the device.
     #[must_use]
     pub fn for_device(device: &Device) -> Self {
-        let set = if device.is_cpu() { KernelSet::Cpu } else { KernelSet::Candle };
-        Self { device: device.clone(), set }
+        if device.is_cpu() { Self::cpu(Isa::best()) } else { Self::reference(device) }
+    }
+
+    /// Our kernels on the CPU, for an instruction set that it has, in f32.
+    #[must_use]
+    pub fn cpu(isa: Isa) -> Self {
+        Self { backend: Backend::Cpu(Arc::new(cpu::Cpu::new(isa)), Format::F32) }
+    }
+
+    /// The same device and memory, with weights in another format. Candle's operations are f32 whatever is asked for.
+    #[must_use]
+    pub fn with_format(&self, format: Format) -> Self {
+        match &self.backend {
+            Backend::Candle(_) => self.clone(),
+            Backend::Cpu(cpu, _) => Self { backend: Backend::Cpu(Arc::clone(cpu), format) },
+        }
+    }
+
+    /// The format that the device is fastest with.
+    #[must_use]
+    pub fn fastest_format(&self) -> Format {
+        match &self.backend {
+            Backend::Candle(_) => Format::F32,
+            Backend::Cpu(cpu, _) => cpu.isa().fastest_format(),
+        }
     }
 
     /// Candle's own operations: what every other kernel is tested against.
     #[must_use]
     pub fn reference(device: &Device) -> Self {
-        Self { device: device.clone(), set: KernelSet::Candle }
+        Self { backend: Backend::Candle(device.clone()) }
     }
 
-    /// The device that the operations compute on; their inputs must be there.
+    /// The device that is computed on.
     #[must_use]
     pub fn device(&self) -> &Device {
-        &self.device
+        match &self.backend {
+            Backend::Candle(device) => device,
+            Backend::Cpu(..) => &Device::Cpu,
+        }
     }
 
-    /// A convolution with the weights `path.weight` and `path.bias`.
-    pub fn conv2d(&self, spec: Conv2dSpec, weights: &dyn Weights, path: &str) -> Result<Conv2d, ModelError> {
-        Conv2d::load(self, spec, weights, path)
+    /// Chooses a kernel for each operation and loads its weights, in the form that the kernel wants.
+    pub fn prepare(&self, graph: Graph, weights: &dyn Weights) -> Result<Prepared, ModelError> {
+        Prepared::new(&self.backend, graph, weights)
     }
 
-    /// A fully connected layer with the weights `path.weight` and, where the spec has one, `path.bias`.
-    pub fn linear(&self, spec: LinearSpec, weights: &dyn Weights, path: &str) -> Result<Linear, ModelError> {
-        Linear::load(self, spec, weights, path)
-    }
-
-    /// A group normalisation, with its activation, with the weights `path.weight` and `path.bias`.
-    pub fn group_norm(&self, spec: GroupNormSpec, weights: &dyn Weights, path: &str) -> Result<GroupNorm, ModelError> {
-        GroupNorm::load(self, spec, weights, path)
-    }
-
-    /// A layer normalisation with the weights `path.weight` and `path.bias`.
-    pub fn layer_norm(&self, spec: LayerNormSpec, weights: &dyn Weights, path: &str) -> Result<LayerNorm, ModelError> {
-        LayerNorm::load(self, spec, weights, path)
-    }
-
-    /// Scaled dot product attention; it has no weights.
-    #[must_use]
-    pub fn attention(&self, spec: AttentionSpec) -> Attention {
-        Attention::new(self, spec)
-    }
-
-    /// An activation function, element by element.
+    /// A value for prepared graphs of these kernels.
     ///
     /// # Shapes
-    /// - `input`: any
-    /// - returns: the same
-    pub fn activate(&self, activation: Activation, input: &Tensor) -> Result<Tensor, ModelError> {
-        activation::activate(self, activation, input)
+    /// - `elements`: row-major, of `shape`: `[rows, channels, height, width]`, `[rows, tokens, width]`, `[rows, width]` or `[rows]`
+    pub fn value(&self, shape: &[usize], elements: &[f32]) -> Result<Value, ModelError> {
+        match &self.backend {
+            Backend::Candle(device) => Value::on_candle(&Tensor::from_slice(elements, shape, device)?),
+            Backend::Cpu(..) => Value::on_host(shape, elements),
+        }
     }
 
-    /// The first half of the last axis times the GELU of its second half (GEGLU, arXiv 2002.05202).
+    /// A value from a tensor.
     ///
     /// # Shapes
-    /// - `input`: `[.., 2 * width]`
-    /// - returns: `[.., width]`
-    pub fn geglu(&self, input: &Tensor) -> Result<Tensor, ModelError> {
-        activation::geglu(self, input)
+    /// - `tensor`: as in [`Kernels::value`]
+    pub fn value_of(&self, tensor: &Tensor) -> Result<Value, ModelError> {
+        self.value(tensor.dims(), &tensor.flatten_all()?.to_vec1::<f32>()?)
     }
 
-    /// Nearest neighbour resampling to a given size.
-    ///
-    /// # Shapes
-    /// - `input`: `[batch, channels, height, width]`
-    /// - returns: `[batch, channels, target_height, target_width]`
-    pub fn upsample_nearest(&self, input: &Tensor, height: usize, width: usize) -> Result<Tensor, ModelError> {
-        resample::upsample_nearest(input, height, width)
+    /// Waits until the device has computed what it was given; on a CPU it has.
+    pub fn synchronize(&self) -> Result<(), ModelError> {
+        Ok(self.device().synchronize()?)
+    }
+
+    /// Gives back memory that no value uses, such as after a job.
+    pub fn trim(&self) {
+        if let Backend::Cpu(cpu, _) = &self.backend {
+            cpu.trim();
+        }
     }
 }

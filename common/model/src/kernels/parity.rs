@@ -1,170 +1,187 @@
-//! Every CPU kernel against candle's own operations, over even and odd shapes; and against itself on other thread counts.
+//! Whole graphs on every instruction set that this CPU has, against candle's own operations.
+//!
+//! Each kernel's own tests compare it with plain loops over many shapes; here is what lies between kernels: registers, operands, offsets, rows.
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 
-use super::{
-    Activation, AttentionMask, AttentionSpec, Bias, Conv2dSpec, GroupNormSpec, Kernels, LayerNormSpec, LinearSpec,
-};
+use super::{Format, Isa, Kernels, Value};
 use crate::checkpoint::FormulaWeights;
 use crate::formula;
+use crate::graph::{
+    Activation, AttentionHeads, AttentionMask, Convolution, Extent, Graph, GraphBuilder, SinusoidsOp, Store,
+};
 
-/// Both sum in f32, in different orders; sums here have at most a few thousand terms.
+/// Of the largest element. F(4×4) of Winograd loses one digit more than a plain sum in f32.
 const TOLERANCE: f32 = 2e-5;
 
-const WEIGHTS: FormulaWeights = FormulaWeights { seed: 3 };
+/// bf16 has 8 bits of mantissa: 2^-9 relative for each factor, and the errors of a sum's terms cancel in part.
+const BF16_TOLERANCE: f32 = 3e-2;
 
-const ACTIVATIONS: [Activation; 4] = [Activation::Gelu, Activation::None, Activation::QuickGelu, Activation::Silu];
-
-fn kernels() -> (Kernels, Kernels) {
-    (Kernels::for_device(&Device::Cpu), Kernels::reference(&Device::Cpu))
-}
-
-fn input(name: &str, shape: &[usize]) -> Tensor {
-    Tensor::from_vec(formula::noise(name, shape, 5), shape, &Device::Cpu).unwrap()
-}
-
-fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn assert_close(found: &Tensor, expected: &Tensor, what: &str) {
-    assert_eq!(found.dims(), expected.dims(), "{what}");
-    let (found, expected) = (values(found), values(expected));
-    let largest = expected.iter().fold(1e-3f32, |largest, value| largest.max(value.abs()));
-    for (index, (a, b)) in found.iter().zip(&expected).enumerate() {
-        assert!((a - b).abs() <= TOLERANCE * largest, "{what}: element {index} is {a}, expected {b}");
-    }
-}
-
-/// The same bits with one thread and with three.
-fn assert_thread_independent(work: impl Fn() -> Tensor + Sync + Send, what: &str) {
-    let with =
-        |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| values(&work()));
-    assert_eq!(with(1), with(3), "{what}");
-}
+const WEIGHTS: FormulaWeights = FormulaWeights { seed: 11 };
 
 #[test]
-fn convolutions_agree_for_all_kernels_strides_and_sizes() {
-    let (cpu, reference) = kernels();
-    for (kernel, stride, padding) in [(1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 2, 1), (3, 2, 0), (3, 1, 0), (5, 3, 2)] {
-        for (in_channels, out_channels) in [(1, 1), (3, 8), (20, 5)] {
-            let spec = Conv2dSpec { in_channels, out_channels, kernel, stride, padding };
-            for (height, width) in [(5, 5), (8, 8), (7, 16), (33, 9)] {
-                let input = input("image", &[2, in_channels, height, width]);
-                let forward =
-                    |kernels: &Kernels| kernels.conv2d(spec, &WEIGHTS, "conv").unwrap().forward(&input).unwrap();
-                assert_close(&forward(&cpu), &forward(&reference), &format!("{spec:?} on {height}x{width}"));
+fn every_instruction_set_computes_what_candle_does() {
+    let reference = Kernels::reference(&Device::Cpu);
+    for &isa in Isa::ALL {
+        if !Isa::available().contains(&isa) {
+            eprintln!("skipped: this CPU has no {}", isa.name());
+            continue;
+        }
+        for (format, tolerance) in [(Format::F32, TOLERANCE), (Format::Bf16, BF16_TOLERANCE)] {
+            let kernels = Kernels::cpu(isa).with_format(format);
+            for (name, graph) in graphs() {
+                for rows in [1, 2] {
+                    let error = difference(&run(&reference, &graph, rows), &run(&kernels, &graph, rows));
+                    assert!(error <= tolerance, "{name}, {rows} rows, {}, {format:?}: {error:e}", isa.name());
+                }
             }
         }
     }
 }
 
 #[test]
-fn convolutions_in_several_bands_agree() {
-    let (cpu, reference) = kernels();
-    // 64 * 9 rows of columns of 128 * 128 pixels are more than one band holds.
-    let (spec, input) = (Conv2dSpec::same3(64, 2), input("image", &[1, 64, 128, 128]));
-    let forward = |kernels: &Kernels| kernels.conv2d(spec, &WEIGHTS, "conv").unwrap().forward(&input).unwrap();
-    assert_close(&forward(&cpu), &forward(&reference), "bands");
-    assert_thread_independent(|| forward(&cpu), "bands");
+fn a_second_run_gives_the_same_bits_also_in_new_memory() {
+    let kernels = Kernels::for_device(&Device::Cpu);
+    for (name, graph) in graphs() {
+        let first = run(&kernels, &graph, 2);
+        assert_eq!(run(&kernels, &graph, 2), first, "{name}");
+        kernels.trim();
+        assert_eq!(run(&kernels, &graph, 2), first, "{name} after its memory was given back");
+    }
 }
 
 #[test]
-fn a_convolution_reads_tensors_that_are_not_contiguous() {
-    let (cpu, reference) = kernels();
-    let (spec, input) = (Conv2dSpec::same3(4, 4), input("image", &[1, 6, 6, 8]).transpose(1, 3).unwrap());
-    let input = input.narrow(1, 2, 4).unwrap();
-    let forward = |kernels: &Kernels| kernels.conv2d(spec, &WEIGHTS, "conv").unwrap().forward(&input).unwrap();
-    assert_close(&forward(&cpu), &forward(&reference), "narrowed and transposed");
-}
-
-#[test]
-fn linear_layers_agree() {
-    let (cpu, reference) = kernels();
-    for bias in [Bias::Absent, Bias::Present] {
-        for (rows, in_features, out_features) in [(1, 1, 1), (1, 70, 3), (77, 32, 96), (130, 300, 65)] {
-            let spec = LinearSpec { in_features, out_features, bias };
-            let input = input("rows", &[2, rows, in_features]);
-            let forward =
-                |kernels: &Kernels| kernels.linear(spec, &WEIGHTS, "linear").unwrap().forward(&input).unwrap();
-            assert_close(&forward(&cpu), &forward(&reference), &format!("{spec:?} on {rows} rows"));
-            assert_thread_independent(|| forward(&cpu), "linear");
+fn rows_are_taken_and_joined() {
+    for kernels in [Kernels::for_device(&Device::Cpu), Kernels::reference(&Device::Cpu)] {
+        for shape in [vec![3, 5, 4, 6], vec![3, 7, 5], vec![3, 8]] {
+            let elements = formula::noise("rows", &shape, 1);
+            let whole = kernels.value(&shape, &elements).unwrap();
+            let parts = [whole.narrow(0..1), whole.narrow(1..3)];
+            assert_eq!(Value::concatenate(&parts).unwrap().to_elements().unwrap(), elements);
+            assert_eq!(parts[1].shape()[0], 2);
+            assert_eq!(parts[1].to_elements().unwrap(), elements[elements.len() / 3..]);
         }
     }
 }
 
-#[test]
-fn group_norms_agree_with_every_activation() {
-    let (cpu, reference) = kernels();
-    for (groups, channels, pixels) in [(1, 1, 1), (2, 6, 35), (8, 32, 64), (4, 8, 5000)] {
-        for activation in ACTIVATIONS {
-            let spec = GroupNormSpec { groups, channels, epsilon: 1e-5, activation };
-            let input = (input("image", &[2, channels, pixels]) + 3.0).unwrap();
-            let forward =
-                |kernels: &Kernels| kernels.group_norm(spec, &WEIGHTS, "norm").unwrap().forward(&input).unwrap();
-            assert_close(&forward(&cpu), &forward(&reference), &format!("{spec:?} on {pixels} pixels"));
-            assert_thread_independent(|| forward(&cpu), "group norm");
-        }
+/// By name, graphs of odd sizes and of those that kernels are made for.
+fn graphs() -> Vec<(&'static str, Graph)> {
+    let map = |height, width, channels| Extent { height, width, channels };
+    let mut graphs = Vec::new();
+    for (channels, size) in [(20, [5, 7]), (64, [16, 16]), (33, [9, 4])] {
+        graphs.push(("resnet", resnet(map(size[0], size[1], channels), channels + 12)));
+        graphs.push(("transformer", transformer(map(size[0], size[1], channels), [4, 5])));
+        graphs.push(("resampling", resampling(map(size[0], size[1], channels))));
     }
+    graphs.push(("concatenation", concatenation(map(4, 4, 12), 20)));
+    graphs.push(("causal", causal(Extent::tokens(77, 48))));
+    graphs.push(("embedding", embedding()));
+    graphs
 }
 
-#[test]
-fn layer_norms_agree() {
-    let (cpu, reference) = kernels();
-    for (rows, width) in [(1, 2), (3, 17), (77, 320), (100, 1024)] {
-        let spec = LayerNormSpec { width, epsilon: 1e-5 };
-        let input = input("rows", &[2, rows, width]);
-        let forward = |kernels: &Kernels| kernels.layer_norm(spec, &WEIGHTS, "norm").unwrap().forward(&input).unwrap();
-        assert_close(&forward(&cpu), &forward(&reference), &format!("{spec:?} on {rows} rows"));
-        assert_thread_independent(|| forward(&cpu), "layer norm");
-    }
+/// With a skip connection, a vector added to every pixel and a shortcut.
+fn resnet(hidden: Extent, out_channels: usize) -> Graph {
+    let skip = Extent { channels: hidden.channels + 8, ..hidden };
+    let mut graph = GraphBuilder::new(&[hidden, skip, Extent::vector(out_channels)]);
+    let (hidden, skip, time) = (graph.input(0), graph.input(1), graph.input(2));
+    let normed = graph.group_norm("norm1", &[hidden, skip], (2, 1e-5), Activation::Silu);
+    let conv1 = Convolution { row_bias: Some(time), ..Convolution::same3(out_channels) };
+    let inner = graph.convolution("conv1", &[normed], conv1);
+    let inner = graph.group_norm("norm2", &[inner], (1, 1e-6), Activation::Silu);
+    let shortcut = graph.convolution("shortcut", &[hidden, skip], Convolution::pointwise(out_channels));
+    let output = graph.convolution("conv2", &[inner], Convolution::same3(out_channels).plus(shortcut));
+    graph.finish(&[output])
 }
 
-#[test]
-fn attention_agrees_with_and_without_a_mask() {
-    let (cpu, reference) = kernels();
-    for (heads, head_width, queries, keys) in [(1, 1, 1, 1), (3, 8, 5, 77), (2, 40, 64, 64), (1, 16, 600, 600)] {
-        for mask in [AttentionMask::Causal, AttentionMask::None] {
-            let keys = if mask == AttentionMask::Causal { queries } else { keys };
-            let spec = AttentionSpec { heads, head_width, mask };
-            let width = heads * head_width;
-            let query = (input("query", &[2, queries, width]) * 4.0).unwrap();
-            let (key, value) = (input("key", &[2, keys, width]), input("value", &[2, keys, width]));
-            let forward = |kernels: &Kernels| kernels.attention(spec).forward(&query, &key, &value).unwrap();
-            assert_close(&forward(&cpu), &forward(&reference), &format!("{spec:?}, {queries} queries, {keys} keys"));
-            assert_thread_independent(|| forward(&cpu), "attention");
-        }
-    }
+/// Self-attention, attention to an operand that holds keys and values, and a gated feed-forward.
+fn transformer(hidden: Extent, [heads, head_width]: [usize; 2]) -> Graph {
+    let heads = AttentionHeads { count: heads, width: head_width };
+    let inner = heads.channels();
+    let mut graph = GraphBuilder::new(&[hidden, Extent::tokens(13, 2 * inner)]);
+    let (hidden, context) = (graph.input(0), graph.input(1));
+    let tokens = graph.convolution("in", &[hidden], Convolution::linear(inner));
+    let normed = graph.layer_norm("norm", tokens, 1e-5);
+    let names = ["q", "k", "v"].map(str::to_owned);
+    let all = graph.convolutions(&names, &[normed], Convolution::linear(inner).without_bias());
+    let operands = [(all, 0), (all, inner), (all, 2 * inner)];
+    let attended = graph.attention("self", operands, heads, AttentionMask::None);
+    let tokens = graph.convolution("out", &[attended], Convolution::linear(inner).plus(tokens));
+    let query = graph.convolution("q2", &[tokens], Convolution::linear(inner));
+    let operands = [(query, 0), (context, 0), (context, inner)];
+    let attended = graph.attention("cross", operands, heads, AttentionMask::None);
+    let gated = graph.convolution("gated", &[attended], Convolution::linear(6 * inner).store(Store::Geglu));
+    let output = graph.convolution("last", &[gated], Convolution::linear(inner).plus(tokens));
+    graph.finish(&[output])
 }
 
-#[test]
-fn activations_agree() {
-    let (cpu, reference) = kernels();
-    let input = (input("values", &[3, 20_011]) * 8.0).unwrap();
-    for activation in ACTIVATIONS {
-        let forward = |kernels: &Kernels| kernels.activate(activation, &input).unwrap();
-        assert_close(&forward(&cpu), &forward(&reference), &format!("{activation:?}"));
-        assert_thread_independent(|| forward(&cpu), "activation");
-    }
-    let gated = input.narrow(1, 0, 20_010).unwrap();
-    let forward = |kernels: &Kernels| kernels.geglu(&gated).unwrap();
-    assert_close(&forward(&cpu), &forward(&reference), "geglu");
+fn resampling(hidden: Extent) -> Graph {
+    let mut graph = GraphBuilder::new(&[hidden]);
+    let larger = [2 * hidden.height - 1, 2 * hidden.width];
+    let doubling = Convolution { upsampled: Some(larger), ..Convolution::same3(8) };
+    let doubled = graph.convolution("up", &[graph.input(0)], doubling);
+    let halved = graph.convolution("down", &[doubled], Convolution { stride: 2, ..Convolution::same3(24) });
+    let one_sided = Convolution { stride: 2, padding: [0, 1], ..Convolution::same3(5) };
+    let output = graph.convolution("one-sided", &[halved], one_sided);
+    graph.finish(&[output, halved])
 }
 
-#[test]
-fn operands_of_wrong_shapes_are_refused_and_not_computed() {
-    for kernels in [kernels().0, kernels().1] {
-        let conv = kernels.conv2d(Conv2dSpec::same3(3, 4), &WEIGHTS, "conv").unwrap();
-        assert!(conv.forward(&input("image", &[1, 4, 8, 8])).is_err());
-        assert!(conv.forward(&input("image", &[3, 8, 8])).is_err());
-        let spec = LinearSpec { in_features: 3, out_features: 2, bias: Bias::Absent };
-        assert!(kernels.linear(spec, &WEIGHTS, "linear").unwrap().forward(&input("rows", &[2, 4])).is_err());
-        let spec = AttentionSpec { heads: 2, head_width: 4, mask: AttentionMask::None };
-        let attention = kernels.attention(spec);
-        assert!(attention.forward(&input("q", &[1, 2, 8]), &input("k", &[2, 2, 8]), &input("v", &[2, 2, 8])).is_err());
-        assert!(attention.forward(&input("q", &[1, 2, 6]), &input("k", &[1, 2, 6]), &input("v", &[1, 2, 6])).is_err());
-        let spec = GroupNormSpec { groups: 4, channels: 6, epsilon: 1e-5, activation: Activation::None };
-        assert!(kernels.group_norm(spec, &WEIGHTS, "norm").is_err());
-        assert!(kernels.geglu(&input("gated", &[2, 3])).is_err());
-    }
+fn concatenation(first: Extent, more: usize) -> Graph {
+    let mut graph = GraphBuilder::new(&[first, Extent { channels: more, ..first }]);
+    let (first, second) = (graph.input(0), graph.input(1));
+    let both = graph.concatenate("both", &[first, second]);
+    let output = graph.activate("both", both, Activation::Gelu);
+    graph.finish(&[output])
+}
+
+fn causal(tokens: Extent) -> Graph {
+    let mut graph = GraphBuilder::new(&[tokens]);
+    let hidden = graph.input(0);
+    let heads = AttentionHeads { count: 3, width: 16 };
+    let attended = graph.attention("causal", [(hidden, 0); 3], heads, AttentionMask::Causal);
+    let wide = Convolution::linear(100).store(Store::Plain(Activation::QuickGelu));
+    let output = graph.convolution("wide", &[attended], wide);
+    graph.finish(&[output])
+}
+
+fn embedding() -> Graph {
+    let mut graph = GraphBuilder::new(&[Extent::vector(1)]);
+    let op = SinusoidsOp { frequencies: vec![1.0, 0.1, 0.01], flip_sin_to_cos: true };
+    let sinusoids = graph.sinusoids("time", graph.input(0), op);
+    let first = Convolution::linear(10).store(Store::Plain(Activation::Silu));
+    let hidden = graph.convolution("first", &[sinusoids], first);
+    let output = graph.convolution("second", &[hidden], Convolution::linear(20));
+    graph.finish(&[output])
+}
+
+fn run(kernels: &Kernels, graph: &Graph, rows: usize) -> Vec<Vec<f32>> {
+    let prepared = kernels.prepare(graph.clone(), &WEIGHTS).unwrap();
+    let operands: Vec<Value> = graph
+        .inputs()
+        .iter()
+        .enumerate()
+        .map(|(index, extent)| {
+            let shape = match (extent.pixels(), extent.height) {
+                (1, _) => vec![rows, extent.channels],
+                (_, 1) => vec![rows, extent.width, extent.channels],
+                _ => vec![rows, extent.channels, extent.height, extent.width],
+            };
+            kernels.value(&shape, &formula::noise(&format!("input{index}"), &shape, 7)).unwrap()
+        })
+        .collect();
+    let operands: Vec<&Value> = operands.iter().collect();
+    let mut outputs = [const { None }; 2];
+    prepared.run_into(&operands, &mut outputs).unwrap();
+    outputs.iter().flatten().map(|value: &Value| value.to_elements().unwrap()).collect()
+}
+
+/// The largest difference, as a part of the largest element.
+fn difference(expected: &[Vec<f32>], found: &[Vec<f32>]) -> f32 {
+    assert_eq!(expected.len(), found.len());
+    let of_output = |(expected, found): (&Vec<f32>, &Vec<f32>)| {
+        assert_eq!(expected.len(), found.len());
+        let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        let distance = expected.iter().zip(found).map(|(expected, found)| (expected - found).abs());
+        distance.fold(0.0f32, |most, distance| if distance.is_nan() { f32::INFINITY } else { most.max(distance) }) / largest
+    };
+    expected.iter().zip(found).map(of_output).fold(0.0, f32::max)
 }

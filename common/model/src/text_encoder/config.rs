@@ -1,13 +1,11 @@
 //! The configuration of a CLIP text encoder, as `text_encoder/config.json` holds it.
 
 use asyncdiff_plan::WeightSpec;
-use candle_core::Device;
 use serde::Deserialize;
 
-use super::ClipTextEncoder;
-use crate::checkpoint::requested_weights;
-use crate::kernels::{Activation, Kernels};
-use crate::{ConfigError, ModelError};
+use super::clip;
+use crate::ConfigError;
+use crate::graph::Activation;
 
 /// The largest width, depth or vocabulary that is taken for meant: 20 times those of the largest CLIP there is.
 const SIZE_LIMIT: usize = 1 << 20;
@@ -108,8 +106,9 @@ impl ClipTextConfig {
     }
 
     /// The parameters that the encoder needs, with their names in the checkpoint.
-    pub fn weight_specs(&self) -> Result<Vec<WeightSpec>, ModelError> {
-        requested_weights(|weights| ClipTextEncoder::new(self, weights, &Kernels::reference(&Device::Cpu)))
+    #[must_use]
+    pub fn weight_specs(&self) -> Vec<WeightSpec> {
+        clip::weight_specs(self)
     }
 }
 

@@ -1,12 +1,10 @@
 //! The configuration of a VAE, as `vae/config.json` holds it.
 
 use asyncdiff_plan::WeightSpec;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde::Deserialize;
 
-use super::{VaeDecoder, VaeEncoder};
-use crate::checkpoint::requested_weights;
-use crate::kernels::Kernels;
+use super::{decoder, encoder};
 use crate::{ConfigError, ModelError};
 
 /// The most channels of a layer that are taken for meant: 32 times those of the largest known VAE.
@@ -135,13 +133,15 @@ impl VaeConfig {
     }
 
     /// The parameters that the decoder needs, with their names in the checkpoint.
-    pub fn decoder_weight_specs(&self) -> Result<Vec<WeightSpec>, ModelError> {
-        requested_weights(|weights| VaeDecoder::new(self, weights, &Kernels::reference(&Device::Cpu)))
+    #[must_use]
+    pub fn decoder_weight_specs(&self) -> Vec<WeightSpec> {
+        decoder::graph(self, [1; 2]).parameters()
     }
 
     /// The parameters that the encoder needs, with their names in the checkpoint.
-    pub fn encoder_weight_specs(&self) -> Result<Vec<WeightSpec>, ModelError> {
-        requested_weights(|weights| VaeEncoder::new(self, weights, &Kernels::reference(&Device::Cpu)))
+    #[must_use]
+    pub fn encoder_weight_specs(&self) -> Vec<WeightSpec> {
+        encoder::graph(self, [self.pixels_per_latent(); 2]).parameters()
     }
 
     /// From the denoiser's latents to the VAE's own: what a pipeline does before it decodes.
@@ -227,6 +227,8 @@ impl File {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
 
     #[test]

@@ -47,7 +47,8 @@ type ConditionFrame = (String, Vec<u32>, Bytes);
 
 impl Preparation {
     /// Prepares the job. Aborted with the actor.
-    pub(super) async fn run(self) -> Result<Prepared, JobFailed> {
+    pub(super) async fn run(mut self) -> Result<Prepared, JobFailed> {
+        self.setup.settle_compute(self.workers.iter().map(WorkerHandle::fastest));
         let conditions = self.conditions().await?;
         self.reporter.phase("planning");
         let choice = make_plan(&self.workers, &self.setup, &self.settings.wishes, &self.limits).await?;

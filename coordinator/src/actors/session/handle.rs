@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use asyncdiff_common::wire::{DenoiserSpec, Endpoint, Hello, WorkerReply, WorkerRequest};
+use asyncdiff_common::wire::{ComputeType, DenoiserSpec, Endpoint, Hello, WorkerReply, WorkerRequest};
 use asyncdiff_plan::{JobId, PlacedPlan, Rank};
 use asyncdiff_transport::link::LinkSender;
 use bytes::Bytes;
@@ -88,6 +88,13 @@ impl WorkerHandle {
 
     pub(crate) fn link(&self) -> &LinkSender {
         &self.0.link
+    }
+
+    /// What all of its devices compute fastest in.
+    pub(crate) fn fastest(&self) -> ComputeType {
+        let devices = &self.0.introduction.hello.devices;
+        let all = devices.iter().all(|device| device.fastest == ComputeType::Bf16);
+        if all && !devices.is_empty() { ComputeType::Bf16 } else { ComputeType::F32 }
     }
 
     /// Whether the link is open: a lost worker's session may not have ended yet.

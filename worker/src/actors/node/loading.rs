@@ -148,6 +148,7 @@ impl NodeState {
                 Some((_, kept)) => ComponentSource::Kept(Arc::clone(kept)),
                 None => ComponentSource::Fresh {
                     program: checked.program.clone(),
+                    compute: checked.assignment.denoiser.compute,
                     layers: part.layers.clone(),
                     weights: Arc::clone(&weights),
                 },

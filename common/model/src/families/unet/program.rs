@@ -109,8 +109,11 @@ impl Walk<'_> {
         self.builder.owned(name, op, &reads)
     }
 
-    fn attention(&mut self, name: String, op: LayerOp, hidden: Operand) -> Operand {
-        self.builder.owned(name, op, &[hidden, self.context])
+    fn attention(&mut self, name: String, op: TransformerOp, hidden: Operand) -> Operand {
+        let context_name = format!("{name}{}", TransformerOp::CONTEXT_SUFFIX);
+        let context = LayerOp::CrossAttentionContext(op.clone());
+        let context = self.builder.shared(context_name, context, &[self.context]);
+        self.builder.owned(name, LayerOp::Transformer2d(op), &[hidden, context])
     }
 
     /// Up to the size of the skip connection that is read next, which is odd where an odd size was halved.
@@ -149,8 +152,8 @@ impl UnetConfig {
         LayerOp::SiluConv2d(ConvOp { in_channels, out_channels: self.out_channels, kernel: self.conv_out_kernel })
     }
 
-    fn transformer(&self, block: &UnetBlock, blocks: u32, only_cross_attention: bool) -> LayerOp {
-        LayerOp::Transformer2d(TransformerOp {
+    fn transformer(&self, block: &UnetBlock, blocks: u32, only_cross_attention: bool) -> TransformerOp {
+        TransformerOp {
             channels: block.channels,
             heads: block.heads,
             // Rounded down as in diffusers: the inner width is narrower where heads do not divide the channels.
@@ -160,6 +163,6 @@ impl UnetConfig {
             groups: self.groups,
             linear_projection: self.linear_projection,
             only_cross_attention,
-        })
+        }
     }
 }

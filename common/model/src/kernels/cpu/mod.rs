@@ -1,19 +1,64 @@
-//! f32 kernels on the CPU: matrix products by the `gemm` crate, everything around them in loops of one or two passes.
+//! Kernels on the CPU: channels last, weights packed once, nothing allocated after the first run.
 //!
-//! Each is a candle custom operation on contiguous tensors. Work is divided only where dividing it changes no sum, so the
-//! bits do not depend on the number of threads.
+//! ```text
+//!   Graph ──► Steps: a kernel for each operation, a register for each value
+//!                │ run
+//!                ▼
+//!   Memory of the device: registers, scratch, buffers for what passes between layers
+//! ```
+//!
+//! Work is divided only where dividing it changes no sum, so the bits do not depend on the number of threads.
 
-mod activation;
+#[allow(unsafe_code)]
 mod attention;
-mod convolution;
-mod linear;
-mod math;
-mod norm;
+mod group_norm;
+mod isa;
+mod layer_norm;
+mod memory;
+mod pointwise;
+#[allow(unsafe_code)]
 mod product;
-mod storage;
+mod registers;
+mod sinusoids;
+mod step;
+mod steps;
+#[cfg(test)]
+mod testing;
+mod threads;
+mod transpose;
+mod vector;
 
-pub(super) use activation::{Activate, Geglu};
-pub(super) use attention::Attention;
-pub(super) use convolution::Convolution;
-pub(super) use linear::Linear;
-pub(super) use norm::{GroupNorm, LayerNorm};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use isa::Isa;
+pub use product::Format;
+pub(super) use steps::Steps;
+
+use memory::Memory;
+
+/// One CPU device: its instruction set and its memory.
+#[derive(Debug)]
+pub struct Cpu {
+    isa: Isa,
+    /// Locked once per layer; a device computes one layer at a time, so nobody waits.
+    memory: Mutex<Memory>,
+}
+
+impl Cpu {
+    pub(super) fn new(isa: Isa) -> Self {
+        Self { isa, memory: Mutex::new(Memory::default()) }
+    }
+
+    pub(super) fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    pub(super) fn trim(&self) {
+        self.memory().trim();
+    }
+
+    /// After a panic in a kernel the memory is as good as before: every run writes what it reads.
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

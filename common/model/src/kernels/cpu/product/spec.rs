@@ -1,0 +1,85 @@
+//! What a convolution computes: sizes, store and number format, as pure data.
+
+use crate::graph::Store;
+
+/// What a convolution computes, at which size. A linear layer is kernel 1 over size `[1, tokens]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConvolutionSpec {
+    /// Channels of each input; they are concatenated along channels without being copied.
+    pub sources: Vec<usize>,
+    /// Channels that are computed; with [`Store::Geglu`] half as many are written.
+    pub out_channels: usize,
+    /// Width and height of the kernel.
+    pub kernel: usize,
+    /// Distance of two neighbouring outputs' windows.
+    pub stride: usize,
+    /// Zeros before and after on both axes.
+    pub padding: [usize; 2],
+    /// Height and width of the sources.
+    pub source_size: [usize; 2],
+    /// Height and width that the sources are upsampled to: index `floor(index * source / size)`. Equal to `source_size` if they are not.
+    pub size: [usize; 2],
+    /// What happens to the sums.
+    pub store: Store,
+}
+
+/// Of packed weights, and of what is multiplied. Sums are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// The upper half of an f32, rounded to the nearest even.
+    Bf16,
+    /// As it is.
+    F32,
+}
+
+impl ConvolutionSpec {
+    /// A linear layer over `tokens` tokens.
+    pub fn linear(in_channels: usize, out_channels: usize, tokens: usize, store: Store) -> Self {
+        Self {
+            sources: vec![in_channels],
+            out_channels,
+            kernel: 1,
+            stride: 1,
+            padding: [0, 0],
+            source_size: [1, tokens],
+            size: [1, tokens],
+            store,
+        }
+    }
+
+    /// Channels of all inputs together.
+    pub fn in_channels(&self) -> usize {
+        self.sources.iter().sum()
+    }
+
+    /// Height and width of the output.
+    pub fn output_size(&self) -> [usize; 2] {
+        let [before, after] = self.padding;
+        self.size.map(|size| (size + before + after + 1).saturating_sub(self.kernel).div_ceil(self.stride))
+    }
+
+    /// Channels of the output.
+    pub fn written_channels(&self) -> usize {
+        match self.store {
+            Store::Geglu => self.out_channels / 2,
+            Store::Plain(_) => self.out_channels,
+        }
+    }
+
+    /// Multiplications and additions of one row of the batch, done directly.
+    pub fn flops(&self) -> f64 {
+        let [height, width] = self.output_size();
+        let depth = self.in_channels() * self.kernel * self.kernel;
+        2.0 * (height * width) as f64 * depth as f64 * self.out_channels as f64
+    }
+
+    /// Panics where the specification is none: such a layer is our own bug.
+    pub(crate) fn check(&self) {
+        assert!(!self.sources.is_empty() && self.sources.iter().all(|&channels| channels > 0), "a source is empty");
+        assert!(self.kernel > 0 && self.stride > 0 && self.out_channels > 0, "kernel, stride or channels are zero");
+        assert!(self.source_size.iter().chain(&self.size).all(|&side| side > 0), "a size is zero");
+        if self.store == Store::Geglu {
+            assert!(self.kernel == 1 && self.out_channels.is_multiple_of(2), "GEGLU is the store of linear layers");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! A graph with its weights, ready to run.
+
+use candle_core::Tensor;
+
+use super::value::{Axes, Data};
+use super::{Backend, Value, cpu, reference};
+use crate::ModelError;
+use crate::checkpoint::Weights;
+use crate::graph::Graph;
+
+/// A graph with a kernel and weights for each operation.
+pub struct Prepared {
+    graph: Graph,
+    steps: Steps,
+}
+
+enum Steps {
+    Candle(Vec<reference::Step>),
+    Cpu(cpu::Steps),
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Prepared").field("graph", &self.graph).finish_non_exhaustive()
+    }
+}
+
+impl Prepared {
+    pub(super) fn new(backend: &Backend, graph: Graph, weights: &dyn Weights) -> Result<Self, ModelError> {
+        let steps = match backend {
+            Backend::Candle(device) => {
+                let load = |node| reference::Step::load(node, weights, device);
+                Steps::Candle(graph.nodes().iter().map(load).collect::<Result<_, _>>()?)
+            }
+            Backend::Cpu(cpu, format) => Steps::Cpu(cpu::Steps::load((cpu, *format), &graph, weights)?),
+        };
+        Ok(Self { graph, steps })
+    }
+
+    /// What is computed.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Computes the graph's only output, or the first of several.
+    ///
+    /// # Shapes
+    /// - `operands`: one for each input, each of the input's shape; one row counts for all
+    /// - returns: with as many axes as the first operand has, and one at least behind the batch axis
+    pub fn run(&self, operands: &[&Value]) -> Result<Value, ModelError> {
+        let mut outputs = [const { None }; 1];
+        self.run_into(operands, &mut outputs)?;
+        let [output] = outputs;
+        output.ok_or_else(|| self.mismatch("outputs", 0))
+    }
+
+    /// Computes as many of the graph's outputs as there are places for.
+    pub(crate) fn run_into(&self, operands: &[&Value], outputs: &mut [Option<Value>]) -> Result<(), ModelError> {
+        self.check(operands)?;
+        let like = operands.first().map_or(1, |operand| operand.axes().len());
+        match &self.steps {
+            Steps::Candle(steps) => self.run_candle(steps, operands, outputs, like),
+            Steps::Cpu(steps) => steps.run(operands, &mut |index, rows, floats| {
+                if let Some(place) = outputs.get_mut(index) {
+                    let extent = self.graph.extent(self.graph.outputs()[index]);
+                    *place = Some(Value::new(Axes::of(extent, like), rows, Data::Host(floats)));
+                }
+            }),
+        }
+    }
+
+    /// Bytes of the parameters as they are held.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        match &self.steps {
+            Steps::Candle(steps) => steps.iter().map(reference::Step::resident_bytes).sum(),
+            Steps::Cpu(steps) => steps.resident_bytes(),
+        }
+    }
+
+    fn run_candle(
+        &self,
+        steps: &[reference::Step],
+        operands: &[&Value],
+        outputs: &mut [Option<Value>],
+        like: usize,
+    ) -> Result<(), ModelError> {
+        let mut slots: Vec<Tensor> = operands.iter().map(|operand| operand.tensor()).collect::<Result<_, _>>()?;
+        for (node, step) in self.graph.nodes().iter().zip(steps) {
+            let reads: Vec<Tensor> = node.reads.iter().map(|slot| slots[slot.index()].clone()).collect();
+            slots.push(step.run(&reads)?);
+        }
+        for (place, &slot) in outputs.iter_mut().zip(self.graph.outputs()) {
+            let tensor = slots[slot.index()].clone();
+            let axes = Axes::of(self.graph.extent(slot), like);
+            *place = Some(Value::new(axes, tensor.dims4()?.0, Data::Candle(tensor)));
+        }
+        Ok(())
+    }
+
+    fn check(&self, operands: &[&Value]) -> Result<(), ModelError> {
+        let inputs = self.graph.inputs();
+        if operands.len() != inputs.len() {
+            return Err(self.mismatch("operands", operands.len()));
+        }
+        for (operand, &input) in operands.iter().zip(inputs) {
+            if operand.layout().extent() != input {
+                return Err(ModelError::ShapeMismatch {
+                    layer: self.name().to_owned(),
+                    operand: "operand".to_owned(),
+                    expected: format!("{input:?}"),
+                    found: operand.shape(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn mismatch(&self, what: &str, found: usize) -> ModelError {
+        let layer = format!("{} ({what})", self.name());
+        ModelError::OperandCount { layer, expected: self.graph.inputs().len(), found }
+    }
+
+    fn name(&self) -> &str {
+        self.graph.nodes().first().map_or("an empty graph", |node| &node.name)
+    }
+}

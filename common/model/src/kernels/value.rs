@@ -1,0 +1,227 @@
+//! What passes between layers: a tensor of some rows of the batch, where its device wants it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use super::floats::Floats;
+use super::layout::{to_channels_first, to_channels_last};
+use crate::ModelError;
+use crate::graph::Extent;
+
+/// A value: rows of the batch, channels last. Cloning it and taking rows of it copy nothing.
+#[derive(Clone, Debug)]
+pub struct Value {
+    axes: Axes,
+    rows: Range<usize>,
+    data: Data,
+}
+
+/// Where the elements are.
+#[derive(Clone, Debug)]
+pub(super) enum Data {
+    /// `[rows, height, width, channels]`
+    Candle(Tensor),
+    /// The same, in the process' memory; there may be more rows than the value has.
+    Host(Arc<Floats>),
+}
+
+/// The axes behind the batch axis, as the rest of the world has them: `[channels, height, width]`, `[tokens, width]`, `[width]` or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Axes {
+    lengths: [usize; 3],
+    count: usize,
+}
+
+impl Axes {
+    pub(super) fn new(axes: &[usize]) -> Option<Self> {
+        let mut lengths = [1; 3];
+        lengths.get_mut(..axes.len())?.copy_from_slice(axes);
+        Some(Self { lengths, count: axes.len() })
+    }
+
+    pub(super) fn as_slice(&self) -> &[usize] {
+        &self.lengths[..self.count]
+    }
+
+    pub(super) fn extent(&self) -> Extent {
+        let [first, second, third] = self.lengths;
+        match self.count {
+            3 => Extent { channels: first, height: second, width: third },
+            2 => Extent::tokens(first, second),
+            _ => Extent::vector(first),
+        }
+    }
+
+    /// The axes of a value of this extent, made from a value with these axes: maps stay maps, tokens stay tokens.
+    pub(super) fn of(extent: Extent, like: usize) -> Self {
+        let Extent { height, width, channels } = extent;
+        match like {
+            3 => Self { lengths: [channels, height, width], count: 3 },
+            2 => Self { lengths: [width, channels, 1], count: 2 },
+            _ => Self { lengths: [channels, 1, 1], count: 1 },
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+}
+
+impl Value {
+    pub(super) fn new(axes: Axes, rows: usize, data: Data) -> Self {
+        Self { axes, rows: 0..rows, data }
+    }
+
+    /// From elements in the order of the rest of the world.
+    ///
+    /// # Shapes
+    /// - `elements`: row-major, of `shape`: `[rows, channels, height, width]`, `[rows, tokens, width]`, `[rows, width]` or `[rows]`
+    pub(super) fn on_host(shape: &[usize], elements: &[f32]) -> Result<Self, ModelError> {
+        let (rows, axes) = split(shape, elements.len())?;
+        let mut floats = Floats::zeros(elements.len())?;
+        match axes.count {
+            3 => {
+                let extent = axes.extent();
+                to_channels_last(elements, &mut floats, extent.pixels(), extent.channels);
+            }
+            _ => floats.copy_from_slice(elements),
+        }
+        Ok(Self::new(axes, rows, Data::Host(Arc::new(floats))))
+    }
+
+    /// From a candle tensor, which stays on its device.
+    ///
+    /// # Shapes
+    /// - `tensor`: as in [`Value::shape`]
+    pub(super) fn on_candle(tensor: &Tensor) -> Result<Self, ModelError> {
+        let (rows, axes) = split(tensor.dims(), tensor.elem_count())?;
+        let tensor = if axes.count == 3 { tensor.permute((0, 2, 3, 1))?.contiguous()? } else { tensor.contiguous()? };
+        let Extent { height, width, channels } = axes.extent();
+        Ok(Self::new(axes, rows, Data::Candle(tensor.reshape((rows, height, width, channels))?)))
+    }
+
+    /// Rows of the batch.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// All axes: `[rows, channels, height, width]`, `[rows, tokens, width]`, `[rows, width]` or `[rows]`.
+    #[must_use]
+    pub fn shape(&self) -> Vec<usize> {
+        std::iter::once(self.rows()).chain(self.axes.as_slice().iter().copied()).collect()
+    }
+
+    /// The axes behind the batch axis.
+    #[must_use]
+    pub fn axes(&self) -> &[usize] {
+        self.axes.as_slice()
+    }
+
+    pub(super) fn layout(&self) -> Axes {
+        self.axes
+    }
+
+    /// Some of the rows.
+    ///
+    /// # Panics
+    /// When it has fewer.
+    #[must_use]
+    pub fn narrow(&self, rows: Range<usize>) -> Self {
+        assert!(rows.end <= self.rows(), "{rows:?} of {} rows", self.rows());
+        let rows = self.rows.start + rows.start..self.rows.start + rows.end;
+        Self { axes: self.axes, rows, data: self.data.clone() }
+    }
+
+    /// Joins values of equal axes along the batch axis.
+    pub fn concatenate(pieces: &[Self]) -> Result<Self, ModelError> {
+        let [first, ..] = pieces else { return Err(candle_core::Error::msg("no pieces to join").into()) };
+        if let [whole] = pieces {
+            return Ok(whole.clone());
+        }
+        let rows = pieces.iter().map(Self::rows).sum();
+        let data = match &first.data {
+            Data::Candle(_) => {
+                let tensors: Vec<Tensor> = pieces.iter().map(Self::tensor).collect::<Result<_, _>>()?;
+                Data::Candle(Tensor::cat(&tensors, 0)?)
+            }
+            Data::Host(_) => {
+                let mut floats = Floats::zeros(rows * first.axes.extent().elements())?;
+                let mut rest = &mut floats[..];
+                for piece in pieces {
+                    let elements = piece.elements()?;
+                    let (target, behind) = rest.split_at_mut(elements.len());
+                    target.copy_from_slice(elements);
+                    rest = behind;
+                }
+                Data::Host(Arc::new(floats))
+            }
+        };
+        Ok(Self::new(first.axes, rows, data))
+    }
+
+    /// The elements in the order of the rest of the world, written into `target` piece by piece.
+    ///
+    /// # Shapes
+    /// - returns: row-major, of [`Value::shape`]
+    pub fn to_elements(&self) -> Result<Vec<f32>, ModelError> {
+        let copied;
+        let elements = match &self.data {
+            Data::Candle(_) => {
+                copied = self.tensor()?.flatten_all()?.to_vec1::<f32>()?;
+                &copied[..]
+            }
+            Data::Host(_) => self.elements()?,
+        };
+        if self.axes.count < 3 {
+            return Ok(elements.to_vec());
+        }
+        let extent = self.axes.extent();
+        let mut target = vec![0.0; elements.len()];
+        to_channels_first(elements, &mut target, extent.pixels(), extent.channels);
+        Ok(target)
+    }
+
+    /// As a candle tensor on a device.
+    ///
+    /// # Shapes
+    /// - returns: [`Value::shape`]
+    pub fn to_tensor(&self, device: &Device) -> Result<Tensor, ModelError> {
+        Ok(Tensor::from_vec(self.to_elements()?, self.shape(), device)?)
+    }
+
+    /// # Shapes
+    /// - returns: `[rows, height, width, channels]`
+    pub(super) fn elements(&self) -> Result<&[f32], ModelError> {
+        match &self.data {
+            Data::Candle(_) => Err(candle_core::Error::msg("a value of another device").into()),
+            Data::Host(floats) => {
+                let row = self.axes.extent().elements();
+                Ok(&floats[self.rows.start * row..self.rows.end * row])
+            }
+        }
+    }
+
+    /// # Shapes
+    /// - returns: `[rows, height, width, channels]`
+    pub(super) fn tensor(&self) -> Result<Tensor, ModelError> {
+        match &self.data {
+            Data::Candle(tensor) => Ok(tensor.narrow(0, self.rows.start, self.rows.len())?),
+            Data::Host(_) => Err(candle_core::Error::msg("a value of another device").into()),
+        }
+    }
+}
+
+fn split(shape: &[usize], elements: usize) -> Result<(usize, Axes), ModelError> {
+    let wrong = || ModelError::ShapeMismatch {
+        layer: "a value".to_owned(),
+        operand: "elements".to_owned(),
+        expected: format!("[rows, ..] with at most three axes and {elements} elements"),
+        found: shape.to_vec(),
+    };
+    let [rows, axes @ ..] = shape else { return Err(wrong()) };
+    let axes = Axes::new(axes).ok_or_else(wrong)?;
+    if rows * axes.extent().elements() == elements { Ok((*rows, axes)) } else { Err(wrong()) }
+}
