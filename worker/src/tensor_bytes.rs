@@ -1,22 +1,32 @@
-//! Between values and the bytes that travel: little-endian, row-major, channels before pixels, as computed.
+//! Between values and the bytes that travel: little-endian and row-major. What goes from worker to worker is channels last, as it is computed;
+//! what comes from and goes to the coordinator has channels before pixels, as files and noise schedulers have it.
 
 use asyncdiff_common::wire::DType;
 use asyncdiff_model::ModelError;
 use asyncdiff_model::kernels::{Kernels, Value};
 use bytes::Bytes;
 
-/// The elements of a value.
+/// The elements of a value in the coordinator's order.
 pub(crate) fn to_bytes(value: &Value) -> Result<Bytes, ModelError> {
     Ok(bytes_of(&value.to_elements()?))
 }
 
-/// A value on a device from bytes whose number was compared with `shape` when they were admitted.
+/// A value on a device from bytes in the coordinator's order, whose number was compared with `shape` when they were admitted.
 ///
 /// # Shapes
 /// - returns: `shape`
 pub(crate) fn from_bytes(payload: &[u8], shape: &[u32], kernels: &Kernels) -> Result<Value, ModelError> {
     let shape: Vec<usize> = shape.iter().map(|&axis| axis as usize).collect();
     kernels.value(&shape, &floats_from_bytes(payload))
+}
+
+/// A hidden state of a peer: what [`Value::to_bytes`] made there.
+///
+/// # Shapes
+/// - returns: `shape`
+pub(crate) fn from_peer(payload: &[u8], shape: &[u32], kernels: &Kernels) -> Result<Value, ModelError> {
+    let shape: Vec<usize> = shape.iter().map(|&axis| axis as usize).collect();
+    kernels.value_from_bytes(&shape, payload)
 }
 
 /// Floats from their bytes.
@@ -63,6 +73,8 @@ mod tests {
                 let back = from_bytes(&travelled, &shape_of(&part.shape()), &kernels).unwrap();
                 assert_eq!(back.shape(), part.shape());
                 assert_eq!(back.to_elements().unwrap(), part.to_elements().unwrap());
+                let peer = from_peer(&part.to_bytes().unwrap(), &shape_of(&part.shape()), &kernels).unwrap();
+                assert_eq!(peer.to_elements().unwrap(), part.to_elements().unwrap());
             }
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! History of the wire's version ([`VERSION`]), which is part of every handshake:
 //! - 1: the first.
-//! - 2: what a denoiser is computed in; keys and values of cross attentions are layers of the program.
+//! - 2: what a denoiser is computed in; keys and values of cross attentions are layers of the program;
+//!   hidden states are channels last.
 
 mod control;
 mod failure;

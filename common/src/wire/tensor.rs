@@ -32,7 +32,8 @@ pub enum TensorName {
     Latents(asyncdiff_plan::StepIndex),
     /// A graph input that is constant during the job, coordinator to worker.
     Condition(String),
-    /// A hidden state, worker to worker.
+    /// A hidden state, worker to worker. Its elements are channels last, whatever the order of the header's axes: as kernels on both
+    /// sides have them.
     HiddenState(asyncdiff_plan::Instance),
     /// The noise prediction of a step for one lane, worker to coordinator.
     NoisePrediction(asyncdiff_plan::StepIndex, asyncdiff_plan::Lane),

@@ -65,7 +65,11 @@ impl DeviceJob {
     /// Takes a tensor that the plan expects, once.
     pub(super) fn take(&mut self, tensor: JobTensor) -> Result<(), WorkerFailure> {
         let JobTensor { input, shape, payload, .. } = tensor;
-        let value = tensor_bytes::from_bytes(&payload, &shape, &self.kernels)
+        let value = match input {
+            JobInput::HiddenState { .. } => tensor_bytes::from_peer(&payload, &shape, &self.kernels),
+            JobInput::Condition(_) | JobInput::Latents(_) => tensor_bytes::from_bytes(&payload, &shape, &self.kernels),
+        };
+        let value = value
             .map_err(|error| WorkerFailure::Unexpected { reason: format!("{input:?}: {error}") })?;
         let unexpected = |reason: String| WorkerFailure::Unexpected { reason };
         let name = match input {

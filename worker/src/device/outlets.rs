@@ -42,7 +42,11 @@ impl Outlets {
         let links = links.ok_or_else(|| WorkerFailure::BadAssignment {
             reason: format!("{name:?} goes to a rank that is not among the peers"),
         })?;
-        let payload = tensor_bytes::to_bytes(&tensor)
+        let payload = match name {
+            TensorName::HiddenState(_) => tensor.to_bytes(),
+            _ => tensor_bytes::to_bytes(&tensor),
+        };
+        let payload = payload
             .map_err(|error| WorkerFailure::Unexpected { reason: format!("{name:?} cannot be sent: {error}") })?;
         let shape = tensor_bytes::shape_of(&tensor.shape());
         let mut hidden_state_bytes = 0;

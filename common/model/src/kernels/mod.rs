@@ -21,6 +21,8 @@ pub use cpu::{Format, Isa};
 pub use prepared::Prepared;
 pub use value::Value;
 
+use layout::to_channels_last;
+
 use crate::ModelError;
 use crate::checkpoint::Weights;
 use crate::graph::Graph;
@@ -98,7 +100,35 @@ impl Kernels {
     pub fn value(&self, shape: &[usize], elements: &[f32]) -> Result<Value, ModelError> {
         match &self.backend {
             Backend::Candle(device) => Value::on_candle(&Tensor::from_slice(elements, shape, device)?),
-            Backend::Cpu(..) => Value::on_host(shape, elements),
+            Backend::Cpu(cpu, _) => Value::on_host(shape, elements.len(), cpu, |floats, extent| {
+                // Only images have their channels first; everything else is the same in both orders.
+                match shape.len() {
+                    4 => to_channels_last(elements, floats, extent.pixels(), extent.channels),
+                    _ => floats.copy_from_slice(elements),
+                }
+            }),
+        }
+    }
+
+    /// A value as it travelled between workers: what [`Value::to_bytes`] made.
+    ///
+    /// # Shapes
+    /// - `shape`: as in [`Kernels::value`]
+    /// - `bytes`: little-endian, channels last
+    pub fn value_from_bytes(&self, shape: &[usize], bytes: &[u8]) -> Result<Value, ModelError> {
+        let (chunks, _rest) = bytes.as_chunks::<4>();
+        let fill = |floats: &mut [f32]| {
+            for (float, &chunk) in floats.iter_mut().zip(chunks) {
+                *float = f32::from_le_bytes(chunk);
+            }
+        };
+        match &self.backend {
+            Backend::Candle(device) => {
+                let mut elements = vec![0.0; chunks.len()];
+                fill(&mut elements);
+                Value::channels_last_on_candle(shape, elements, device)
+            }
+            Backend::Cpu(cpu, _) => Value::on_host(shape, chunks.len(), cpu, |floats, _extent| fill(floats)),
         }
     }
 

@@ -3,10 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use candle_core::{Device, Tensor};
 
+use super::cpu::Cpu;
 use super::floats::Floats;
-use super::layout::{to_channels_first, to_channels_last};
+use super::layout::to_channels_first;
 use crate::ModelError;
 use crate::graph::Extent;
 
@@ -74,21 +76,20 @@ impl Value {
         Self { axes, rows: 0..rows, data }
     }
 
-    /// From elements in the order of the rest of the world.
+    /// In a buffer of the process, filled by `fill`.
     ///
     /// # Shapes
-    /// - `elements`: row-major, of `shape`: `[rows, channels, height, width]`, `[rows, tokens, width]`, `[rows, width]` or `[rows]`
-    pub(super) fn on_host(shape: &[usize], elements: &[f32]) -> Result<Self, ModelError> {
-        let (rows, axes) = split(shape, elements.len())?;
-        let mut floats = Floats::zeros(elements.len())?;
-        match axes.count {
-            3 => {
-                let extent = axes.extent();
-                to_channels_last(elements, &mut floats, extent.pixels(), extent.channels);
-            }
-            _ => floats.copy_from_slice(elements),
-        }
-        Ok(Self::new(axes, rows, Data::Host(Arc::new(floats))))
+    /// - `shape`: as of [`Value::shape`], with `elements` elements
+    /// - `fill`: is given the buffer, `[rows, height, width, channels]`, and the shape of a row
+    pub(super) fn on_host(
+        shape: &[usize],
+        elements: usize,
+        cpu: &Cpu,
+        fill: impl FnOnce(&mut [f32], Extent),
+    ) -> Result<Self, ModelError> {
+        let (rows, axes) = split(shape, elements)?;
+        let floats = cpu.filled_buffer(elements, |floats| fill(floats, axes.extent()))?;
+        Ok(Self::new(axes, rows, Data::Host(floats)))
     }
 
     /// From a candle tensor, which stays on its device.
@@ -100,6 +101,21 @@ impl Value {
         let tensor = if axes.count == 3 { tensor.permute((0, 2, 3, 1))?.contiguous()? } else { tensor.contiguous()? };
         let Extent { height, width, channels } = axes.extent();
         Ok(Self::new(axes, rows, Data::Candle(tensor.reshape((rows, height, width, channels))?)))
+    }
+
+    /// From elements that are in this order already.
+    ///
+    /// # Shapes
+    /// - `elements`: `[rows, height, width, channels]`
+    pub(super) fn channels_last_on_candle(
+        shape: &[usize],
+        elements: Vec<f32>,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let (rows, axes) = split(shape, elements.len())?;
+        let Extent { height, width, channels } = axes.extent();
+        let tensor = Tensor::from_vec(elements, (rows, height, width, channels), device)?;
+        Ok(Self::new(axes, rows, Data::Candle(tensor)))
     }
 
     /// Rows of the batch.
@@ -184,6 +200,24 @@ impl Value {
         Ok(target)
     }
 
+    /// The elements as they travel between workers: little-endian, channels last. On a CPU they are those of the value itself, not a copy.
+    ///
+    /// # Shapes
+    /// - returns: `[rows, height, width, channels]`
+    pub fn to_bytes(&self) -> Result<Bytes, ModelError> {
+        match &self.data {
+            Data::Candle(_) => {
+                let elements = self.tensor()?.flatten_all()?.to_vec1::<f32>()?;
+                Ok(elements.iter().flat_map(|element| element.to_le_bytes()).collect())
+            }
+            Data::Host(floats) => {
+                let row = self.axes.extent().elements();
+                let range = self.rows.start * row..self.rows.end * row;
+                Ok(Bytes::from_owner(Travelling { elements: Arc::clone(floats), range }))
+            }
+        }
+    }
+
     /// As a candle tensor on a device.
     ///
     /// # Shapes
@@ -211,6 +245,18 @@ impl Value {
             Data::Candle(tensor) => Ok(tensor.narrow(0, self.rows.start, self.rows.len())?),
             Data::Host(_) => Err(candle_core::Error::msg("a value of another device").into()),
         }
+    }
+}
+
+/// Elements that are read as bytes for as long as somebody sends them.
+struct Travelling {
+    elements: Arc<Floats>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Travelling {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.elements[self.range.clone()])
     }
 }
 

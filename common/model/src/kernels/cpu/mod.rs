@@ -28,13 +28,16 @@ mod threads;
 mod transpose;
 mod vector;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use isa::Isa;
 pub use product::Format;
 pub(super) use steps::Steps;
 
 use memory::Memory;
+
+use super::floats::Floats;
+use crate::ModelError;
 
 /// One CPU device: its instruction set and its memory.
 #[derive(Debug)]
@@ -55,6 +58,17 @@ impl Cpu {
 
     pub(super) fn trim(&self) {
         self.memory().trim();
+    }
+
+    /// A buffer for what passes between layers, filled.
+    pub(super) fn filled_buffer(&self, len: usize, fill: impl FnOnce(&mut [f32])) -> Result<Arc<Floats>, ModelError> {
+        let mut buffer = self.memory().take_buffer(len)?;
+        // A buffer that was just taken has no other holder.
+        if let Some(floats) = Arc::get_mut(&mut buffer) {
+            fill(floats);
+        }
+        self.memory().remember_buffer(&buffer);
+        Ok(buffer)
     }
 
     /// After a panic in a kernel the memory is as good as before: every run writes what it reads.
