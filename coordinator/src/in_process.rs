@@ -15,7 +15,7 @@ use crate::job_spec::{Conditions, JobSpec};
 use crate::model_store::{CheckedJob, ModelStore, StoreError};
 
 /// Nothing travels; the figure only has to be one.
-const NO_LINK: LinkCost = LinkCost { latency_seconds: 0.0, bytes_per_second: 1e9 };
+const NO_LINK: LinkCost = LinkCost { latency_seconds: 0.0, bytes_per_second: 1e9, busy_seconds_per_byte: 0.0 };
 
 /// Makes a job whose conditions are tensors, planned for `ranks` equally fast devices whose layers cost their
 /// operations.

@@ -25,6 +25,8 @@ pub struct LinkCost {
     pub latency_seconds: f64,
     /// Throughput of one link.
     pub bytes_per_second: f64,
+    /// Seconds that a byte takes from the devices at both of its ends: their cores also encrypt, copy and carry it.
+    pub busy_seconds_per_byte: f64,
 }
 
 /// What computing and sending cost.
@@ -98,12 +100,16 @@ pub fn predict(program: &Arc<Program>, placed: &PlacedPlan, costs: &Costs<'_>, o
     simulation.run();
     let steps = f64::from(placed.plan.schedule.steps.get());
     let fastest = costs.speeds.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-    let step_seconds: f64 = costs.layer_seconds.iter().sum::<f64>() / fastest;
+    let seconds_of = |constant: bool| -> f64 {
+        let layers = program.layers().filter(|&(layer, _)| program.is_constant(layer) == constant);
+        layers.map(|(layer, _)| costs.layer_seconds[layer.index()]).sum::<f64>() / fastest
+    };
+    let (once_seconds, step_seconds) = (seconds_of(true), seconds_of(false));
     let edges = edges(program, placed, costs.rows);
     let seconds = simulation.clock;
     Prediction {
         seconds,
-        alone_seconds: steps * (step_seconds + costs.turnaround_seconds),
+        alone_seconds: once_seconds + steps * (step_seconds + costs.turnaround_seconds),
         // Not `sum`, which gives -0 for nothing.
         bytes_per_step: edges.iter().fold(0.0, |sum, edge| sum + edge.bytes_per_step),
         edges,
@@ -144,6 +150,8 @@ struct Simulation<'a> {
     due: BinaryHeap<Reverse<Due>>,
     counter: u64,
     busy: Vec<f64>,
+    /// By rank: seconds that carrying bytes takes from its next layer.
+    owed: Vec<f64>,
     spans: Vec<RunSpan>,
     /// By rank: its newest span.
     newest: Vec<Option<usize>>,
@@ -180,6 +188,7 @@ impl<'a> Simulation<'a> {
             due: BinaryHeap::new(),
             counter: 0,
             busy: vec![0.0; ranks.len()],
+            owed: vec![0.0; ranks.len()],
             spans: Vec::new(),
             newest: vec![None; ranks.len()],
         }
@@ -244,7 +253,7 @@ impl<'a> Simulation<'a> {
             let rows = self.costs.rows as usize;
             let share = work.run.lane.rows(rows).len() as f64 / rows as f64;
             let seconds = self.costs.layer_seconds[work.layer.index()] * share / self.costs.speeds[index];
-            let end = self.clock + seconds;
+            let end = self.clock + seconds + std::mem::take(&mut self.owed[index]);
             self.extend_span(rank, work.run, end);
             self.busy[index] += seconds;
             self.working[index] = Some(work);
@@ -258,6 +267,9 @@ impl<'a> Simulation<'a> {
             Some(Output::HiddenState { instance, to, .. }) => {
                 let bytes = instance_bytes(self.program, instance, self.costs.rows) as f64;
                 for to in to {
+                    for end in [rank, to] {
+                        self.owed[end.index()] += bytes * self.costs.link.busy_seconds_per_byte;
+                    }
                     let free = self.links.entry((Some(rank), to)).or_insert(0.0);
                     let sent = free.max(self.clock) + bytes / self.costs.link.bytes_per_second;
                     *free = sent;

@@ -11,12 +11,15 @@ use super::session::WorkerHandle;
 use crate::failure::JobFailed;
 use crate::model_store::DenoiseSetup;
 
-/// A link between two processes of one machine: QUIC on loopback, as `coordinator bench` measures it.
-const LOCAL_LINK: LinkCost = LinkCost { latency_seconds: 0.000_3, bytes_per_second: 500.0e6 };
+/// A link between two processes of one machine: QUIC on loopback, on the cores that also compute. What a byte takes from them is the slope
+/// of `coordinator bench pipeline` between a contiguous and a nested split.
+const LOCAL_LINK: LinkCost =
+    LinkCost { latency_seconds: 0.000_3, bytes_per_second: 500.0e6, busy_seconds_per_byte: 2.0e-9 };
 
 /// A link between two machines: 1 Gbit/s Ethernet. A faster network makes the prediction too careful, not wrong in
 /// kind.
-const REMOTE_LINK: LinkCost = LinkCost { latency_seconds: 0.001, bytes_per_second: 110.0e6 };
+const REMOTE_LINK: LinkCost =
+    LinkCost { latency_seconds: 0.001, bytes_per_second: 110.0e6, busy_seconds_per_byte: 2.0e-9 };
 
 /// What guidance, the noise scheduler and two hops to the coordinator's actor take.
 const TURNAROUND_SECONDS: f64 = 0.000_3;

@@ -16,7 +16,7 @@ fn steps(count: u32) -> NonZeroU32 {
 
 fn plan_for(program: &Arc<Program>, wishes: &Wishes, speeds: &[f64], count: u32) -> Result<Choice, PolicyError> {
     let layer_seconds = vec![0.01; program.layers.len()];
-    let link = LinkCost { latency_seconds: 1e-4, bytes_per_second: 1e9 };
+    let link = LinkCost { latency_seconds: 1e-4, bytes_per_second: 1e9, busy_seconds_per_byte: 0.0 };
     let (turnaround_seconds, now) = (1e-4, origin());
     let situation = Situation {
         program,
