@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use asyncdiff_common::wire::{ComputeType, LayerCost};
 use asyncdiff_plan::{Choice, JobId, Program};
 use asyncdiff_transport::network::Network;
 use ractor::{Actor, ActorRef, Message, RpcReplyPort};
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::actors::{
     Coordinator, CoordinatorArguments, CoordinatorMessage, JobView, Limits, MembershipMessage, Parts, QueueFull,
-    QueueMessage, WorkerRecord, make_plan,
+    QueueMessage, WorkerRecord, make_plan, measure_all,
 };
 use crate::failure::{JobFailed, split_hint};
 use crate::job::{Fault, JobError, JobEvent, JobRecord, JobSettings};
@@ -61,6 +62,12 @@ pub struct PlannedJob {
     pub program: Arc<Program>,
     /// The workers, by rank.
     pub workers: Vec<String>,
+    /// What each layer costs at each worker.
+    pub costs: Vec<Arc<[LayerCost]>>,
+    /// Rows of the batch.
+    pub rows: u32,
+    /// What the denoiser is computed in.
+    pub compute: ComputeType,
 }
 
 /// Why the cluster did not do what it was asked.
@@ -191,9 +198,12 @@ impl Cluster {
         }
         setup.settle_compute(workers.iter().map(|worker| worker.fastest()));
         let choice = make_plan(&workers, &setup, &settings.wishes, &self.limits).await?;
+        // Known since the plan was made.
+        let costs = measure_all(&workers, &setup, &self.limits).await?;
         let ranks = usize::from(choice.placed.world_size);
         let workers = workers.iter().take(ranks).map(|worker| worker.name().to_owned()).collect();
-        Ok(PlannedJob { choice, program: Arc::clone(&setup.program.program), workers })
+        let (rows, compute) = (setup.settings.rows(), setup.denoiser.compute);
+        Ok(PlannedJob { choice, program: Arc::clone(&setup.program.program), workers, costs, rows, compute })
     }
 
     /// Ends in order: jobs are cancelled, workers hear a farewell, actors stop. Takes no longer than `within`, about.

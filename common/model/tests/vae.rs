@@ -121,7 +121,8 @@ fn the_attention_names_of_old_checkpoints_are_understood() {
         }
     }
     let weights = SafetensorsWeights::from_bytes("old", file_of(&tensors).into()).unwrap();
-    let decoder = VaeDecoder::new(&golden_config(&golden), [6, 8], &weights, &Kernels::for_device(&Device::Cpu)).unwrap();
+    let decoder =
+        VaeDecoder::new(&golden_config(&golden), [6, 8], &weights, &Kernels::for_device(&Device::Cpu)).unwrap();
     let image = decoder.decode(&input(&golden, "vae_latents", &[1, 4, 6, 8])).unwrap();
     assert!(relative_error(&image, &golden.tensor("vae/decode", &[1, 3, 48, 64])) <= TOLERANCE);
 }

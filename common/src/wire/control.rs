@@ -267,16 +267,27 @@ pub enum WorkerReply {
     DecoderReady,
     /// The encoding was sent.
     Encoded,
-    /// Seconds of each layer asked for, in that order.
+    /// What each layer asked for costs, in that order.
     Measured {
-        /// Seconds.
-        seconds: Vec<f64>,
+        /// The layers.
+        layers: Vec<LayerCost>,
     },
     /// The job is forgotten.
     Released {
         /// How it went.
         report: Box<RankReport>,
     },
+}
+
+/// What a layer costs at a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerCost {
+    /// How long it takes for all rows of the batch.
+    pub seconds: f64,
+    /// Bytes that its parameters take as they are held.
+    pub resident_bytes: u64,
+    /// Bytes that it takes while it is computed; layers of one device share them.
+    pub working_bytes: u64,
 }
 
 /// How a job went at one rank.

@@ -10,8 +10,8 @@ mod failure;
 mod tensor;
 
 pub use control::{
-    Assignment, DenoiserSpec, DeviceInfo, Endpoint, Hello, PartSpec, Peer, RankReport, ToCoordinator, ToWorker,
-    TraceEvent, TraceKind, Tracing, WEIGHTS_IN_FLIGHT, WeightEntry, WorkerReply, WorkerRequest,
+    Assignment, DenoiserSpec, DeviceInfo, Endpoint, Hello, LayerCost, PartSpec, Peer, RankReport, ToCoordinator,
+    ToWorker, TraceEvent, TraceKind, Tracing, WEIGHTS_IN_FLIGHT, WeightEntry, WorkerReply, WorkerRequest,
 };
 pub use failure::WorkerFailure;
 pub use tensor::{ComputeType, DType, MAX_AXES, TENSOR_LIMIT_BYTES, TensorHeader, TensorName};

@@ -33,7 +33,7 @@ mod session;
 
 pub use limits::Limits;
 pub(crate) use membership::MembershipMessage;
-pub(crate) use planning::make_plan;
+pub(crate) use planning::{make_plan, measure_all};
 pub use queue::QueueFull;
 pub(crate) use queue::{JobView, QueueMessage};
 pub(crate) use root::{Coordinator, CoordinatorArguments, CoordinatorMessage, Parts};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use asyncdiff_common::wire::{WorkerReply, WorkerRequest};
+use asyncdiff_common::wire::{LayerCost, WorkerReply, WorkerRequest};
 use asyncdiff_plan::{Choice, LinkCost, Situation, Wishes, choose};
 use futures_util::future::try_join_all;
 
@@ -34,7 +34,7 @@ pub(crate) async fn make_plan(
     wishes: &Wishes,
     limits: &Limits,
 ) -> Result<Choice, JobFailed> {
-    let measured = try_join_all(workers.iter().map(|worker| measure(worker, setup, limits))).await?;
+    let measured = measure_all(workers, setup, limits).await?;
     let local = workers.iter().all(WorkerHandle::is_local);
     let (setup, wishes) = (setup.clone(), wishes.clone());
     let now = tokio::time::Instant::now().into_std();
@@ -59,8 +59,17 @@ pub(crate) async fn make_plan(
     }
 }
 
-/// Seconds of each layer at a worker, measured once per session, picture size and batch.
-async fn measure(worker: &WorkerHandle, setup: &DenoiseSetup, limits: &Limits) -> Result<Arc<[f64]>, JobFailed> {
+/// What each layer costs at each worker.
+pub(crate) async fn measure_all(
+    workers: &[WorkerHandle],
+    setup: &DenoiseSetup,
+    limits: &Limits,
+) -> Result<Vec<Arc<[LayerCost]>>, JobFailed> {
+    try_join_all(workers.iter().map(|worker| measure(worker, setup, limits))).await
+}
+
+/// What each layer costs at a worker, measured once per session, picture size and batch.
+async fn measure(worker: &WorkerHandle, setup: &DenoiseSetup, limits: &Limits) -> Result<Arc<[LayerCost]>, JobFailed> {
     let rows = setup.settings.rows();
     if let Some(measured) = worker.measured(&setup.denoiser, rows) {
         return Ok(measured);
@@ -70,24 +79,26 @@ async fn measure(worker: &WorkerHandle, setup: &DenoiseSetup, limits: &Limits) -
     let expected = layers.len();
     let body = WorkerRequest::Measure { denoiser: setup.denoiser.clone(), rows, layers };
     match worker.request(what, body, limits.measure_within).await? {
-        WorkerReply::Measured { seconds } if seconds.len() == expected && seconds.iter().all(|&s| s >= 0.0) => {
-            let seconds: Arc<[f64]> = seconds.into();
-            worker.keep_measured(setup.denoiser.clone(), rows, Arc::clone(&seconds));
-            Ok(seconds)
+        WorkerReply::Measured { layers } if layers.len() == expected && layers.iter().all(|l| l.seconds >= 0.0) => {
+            let layers: Arc<[LayerCost]> = layers.into();
+            worker.keep_measured(setup.denoiser.clone(), rows, Arc::clone(&layers));
+            Ok(layers)
         }
         _ => Err(JobFailed::UnexpectedReply { worker: worker.name().to_owned(), what }),
     }
 }
 
 /// Seconds of each layer on a device of speed 1, and the speed of each device.
-fn compare(measured: &[Arc<[f64]>]) -> (Vec<f64>, Vec<f64>) {
-    let totals: Vec<f64> = measured.iter().map(|seconds| seconds.iter().sum::<f64>().max(f64::MIN_POSITIVE)).collect();
+fn compare(measured: &[Arc<[LayerCost]>]) -> (Vec<f64>, Vec<f64>) {
+    let total =
+        |layers: &Arc<[LayerCost]>| layers.iter().map(|layer| layer.seconds).sum::<f64>().max(f64::MIN_POSITIVE);
+    let totals: Vec<f64> = measured.iter().map(total).collect();
     let fastest = totals.iter().copied().fold(f64::INFINITY, f64::min);
     let equal = totals.iter().all(|&total| total <= fastest * EQUALLY_FAST);
     let speeds: Vec<f64> = totals.iter().map(|&total| if equal { 1.0 } else { fastest / total }).collect();
-    let layers = measured.first().map_or(0, |seconds| seconds.len());
+    let layers = measured.first().map_or(0, |layers| layers.len());
     let mean = |layer: usize| {
-        let at_speed_one = measured.iter().zip(&speeds).map(|(seconds, speed)| seconds[layer] * speed);
+        let at_speed_one = measured.iter().zip(&speeds).map(|(layers, speed)| layers[layer].seconds * speed);
         at_speed_one.sum::<f64>() / measured.len() as f64
     };
     ((0..layers).map(mean).collect(), speeds)
@@ -97,18 +108,20 @@ fn compare(measured: &[Arc<[f64]>]) -> (Vec<f64>, Vec<f64>) {
 mod tests {
     use super::*;
 
+    fn costs(seconds: [f64; 2]) -> Arc<[LayerCost]> {
+        seconds.map(|seconds| LayerCost { seconds, resident_bytes: 0, working_bytes: 0 }).into()
+    }
+
     #[test]
     fn devices_within_measurement_noise_are_equally_fast() {
-        let measured: [Arc<[f64]>; 2] = [Arc::from([1.0, 3.0]), Arc::from([1.2, 3.0])];
-        let (seconds, speeds) = compare(&measured);
+        let (seconds, speeds) = compare(&[costs([1.0, 3.0]), costs([1.2, 3.0])]);
         assert_eq!(speeds, [1.0, 1.0]);
         assert_eq!(seconds, [1.1, 3.0]);
     }
 
     #[test]
     fn a_slow_device_counts_by_its_speed() {
-        let measured: [Arc<[f64]>; 2] = [Arc::from([1.0, 3.0]), Arc::from([2.0, 6.0])];
-        let (seconds, speeds) = compare(&measured);
+        let (seconds, speeds) = compare(&[costs([1.0, 3.0]), costs([2.0, 6.0])]);
         assert_eq!(speeds, [1.0, 0.5]);
         assert_eq!(seconds, [1.0, 3.0]);
     }

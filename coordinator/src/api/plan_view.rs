@@ -1,18 +1,18 @@
 //! A dry run as the API shows it.
 
-use asyncdiff_plan::{ComponentId, Partition, Program, draw};
+use asyncdiff_plan::{ComponentId, draw};
 
 use super::{ComponentView, EdgeView, PlanView};
 use crate::cluster::PlannedJob;
 
-/// Bytes of a parameter as it is computed with.
+/// Bytes of a parameter of single precision: what the parameters as they are held are compared with.
 const PARAMETER_BYTES: u64 = 4;
 
 pub(super) fn plan_view(planned: &PlannedJob) -> PlanView {
-    let PlannedJob { choice, program, workers } = planned;
+    let PlannedJob { choice, program, workers, compute, .. } = planned;
     let (plan, prediction) = (&choice.placed.plan, &choice.prediction);
     let total: u64 = program.owned_layers().map(|(_, layer)| layer.flops).sum();
-    let component = |id| component_view(program, &plan.partition, id, total);
+    let component = |id| component_view(planned, id, total);
     let edges = prediction.edges.iter().map(|edge| EdgeView {
         from: edge.from.to_string(),
         to: edge.to.to_string(),
@@ -22,6 +22,7 @@ pub(super) fn plan_view(planned: &PlannedJob) -> PlanView {
         reason: choice.reason.clone(),
         notes: choice.notes.clone(),
         components: plan.partition.component_ids().map(component).collect(),
+        dtype: format!("{compute:?}").to_lowercase(),
         workers: workers.clone(),
         steps: plan.schedule.steps.get(),
         stride: plan.schedule.stride.get(),
@@ -35,13 +36,25 @@ pub(super) fn plan_view(planned: &PlannedJob) -> PlanView {
     }
 }
 
-fn component_view(program: &Program, partition: &Partition, id: ComponentId, total_flops: u64) -> ComponentView {
-    let layers: Vec<_> = partition.owned_by(id).into_iter().map(|layer| program.layer(layer)).collect();
+fn component_view(planned: &PlannedJob, id: ComponentId, total_flops: u64) -> ComponentView {
+    let (program, placed) = (&planned.program, &planned.choice.placed);
+    let owned = placed.plan.partition.owned_by(id);
+    let layers: Vec<_> = owned.iter().map(|&layer| program.layer(layer)).collect();
     let flops: u64 = layers.iter().map(|layer| layer.flops).sum();
-    let elements: u64 = layers.iter().flat_map(|layer| &layer.weights).map(|weight| weight.elements()).sum();
+    // What it needs of the shared layers is loaded with it.
+    let loaded = program.with_shared(&owned);
+    let weights = loaded.iter().flat_map(|&layer| &program.layer(layer).weights);
+    let written: u64 = loaded.iter().map(|&layer| program.layer(layer).writes.row_bytes()).sum();
+    let rank = placed.plan.runs.iter().find(|run| run.id.component == id).map(|run| placed.rank_of(run).index());
+    let costs =
+        rank.and_then(|rank| planned.costs.get(rank)).map(|costs| loaded.iter().map(|layer| costs[layer.index()]));
     ComponentView {
         layers: layers.iter().map(|layer| layer.name.clone()).collect(),
         share: flops as f64 / total_flops.max(1) as f64,
-        parameter_bytes: elements * PARAMETER_BYTES,
+        parameter_bytes: weights.map(|weight| weight.elements() * PARAMETER_BYTES).sum(),
+        resident_bytes: costs.clone().into_iter().flatten().map(|cost| cost.resident_bytes).sum(),
+        // The values of a step, and as many of the step before.
+        activation_bytes: costs.into_iter().flatten().map(|cost| cost.working_bytes).max().unwrap_or(0)
+            + 2 * u64::from(planned.rows) * written,
     }
 }

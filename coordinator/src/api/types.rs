@@ -119,6 +119,8 @@ pub struct PlanView {
     pub reason: String,
     /// Wishes that have no effect.
     pub notes: Vec<String>,
+    /// What the denoiser is computed in.
+    pub dtype: String,
     /// The split.
     pub components: Vec<ComponentView>,
     /// The workers, by rank.
@@ -152,6 +154,10 @@ pub struct ComponentView {
     pub share: f64,
     /// Bytes of its parameters at 4 bytes each.
     pub parameter_bytes: u64,
+    /// Bytes of its parameters as its worker's kernels hold them: packed, in their type, transformed.
+    pub resident_bytes: u64,
+    /// Bytes that its values and working memory take at most.
+    pub activation_bytes: u64,
 }
 
 /// What travels from a component to a rank.

@@ -41,17 +41,25 @@ pub fn plan_text(plan: &PlanView) -> String {
 fn components(plan: &PlanView) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["component", "layers", "of the work", "parameters", "which"]);
+    table.set_header(["component", "layers", "of the work", "parameters", "as held", "activations", "which"]);
     for (index, component) in plan.components.iter().enumerate() {
         table.add_row([
             format!("c{index}"),
             component.layers.len().to_string(),
             format!("{:.0} %", component.share * 100.0),
             format_bytes(component.parameter_bytes as f64),
+            held(component, &plan.dtype),
+            format_bytes(component.activation_bytes as f64),
             spans(component),
         ]);
     }
     table
+}
+
+/// What the parameters take in memory, and how much more or less that is than 4 bytes each.
+fn held(component: &ComponentView, dtype: &str) -> String {
+    let factor = component.resident_bytes as f64 / component.parameter_bytes.max(1) as f64;
+    format!("{} (x{factor:.2}, {dtype})", format_bytes(component.resident_bytes as f64))
 }
 
 /// The layers by their blocks: `conv_in, down_blocks.0, mid_block`; the layers themselves are in the JSON.
@@ -79,11 +87,17 @@ mod tests {
     #[test]
     fn a_plan_is_printed_with_split_time_bytes_and_drawing() {
         let layers = ["conv_in", "down_blocks.0.resnets.0", "down_blocks.0.resnets.1", "mid_block.resnets.0"];
-        let component =
-            ComponentView { layers: layers.map(str::to_owned).to_vec(), share: 0.48, parameter_bytes: 1 << 20 };
+        let component = ComponentView {
+            layers: layers.map(str::to_owned).to_vec(),
+            share: 0.48,
+            parameter_bytes: 1 << 20,
+            resident_bytes: 3 << 19,
+            activation_bytes: 1 << 19,
+        };
         let plan = PlanView {
             reason: "2 components".into(),
             notes: vec!["guidance is off".into()],
+            dtype: "f32".into(),
             components: vec![component],
             workers: vec!["a".into()],
             steps: 50,
@@ -100,6 +114,7 @@ mod tests {
         for part in [
             "conv_in, down_blocks.0, mid_block",
             "48 %",
+            "1.50 MiB (x1.50, f32)",
             "100 ms per step",
             "1.80x",
             "c0 → r1: 2.00 KiB",

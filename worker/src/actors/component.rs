@@ -84,7 +84,8 @@ impl Actor for Component {
             }
             ComponentSource::Fresh { program, compute, layers, weights } => {
                 let load = move |kernels: &Kernels| {
-                    let loaded = LoadedComponent::load(&program, &layers, &*weights, &kernels.with_format(format(compute)));
+                    let loaded =
+                        LoadedComponent::load(&program, &layers, &*weights, &kernels.with_format(format(compute)));
                     loaded.map(Arc::new).map_err(model_failure)
                 };
                 Some(OwnedTask::spawn(async move { loaded(device.run(load).await) }))

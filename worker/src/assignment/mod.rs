@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use asyncdiff_common::wire::{Assignment, DenoiserSpec, WorkerFailure};
 use asyncdiff_model::families::{self, DenoiserConfig, DenoiserProgram, DenoiserShape};
+use asyncdiff_model::kernels::Kernels;
 use asyncdiff_plan::Rank;
 use asyncdiff_transport::WorkerName;
 
 pub(crate) use memory::MemoryInUse;
 pub(crate) use parts::{ComponentKey, Part};
 
+use crate::device::format;
 use crate::failure::model_failure;
 
 /// An assignment that was found to make sense, with what follows from it.
@@ -24,18 +26,22 @@ pub(crate) struct CheckedAssignment {
     pub(crate) program: DenoiserProgram,
     /// One for each component, in order.
     pub(crate) parts: Vec<Part>,
+    /// What runs hold at a time, at most.
+    activation_bytes: u64,
     /// The other ranks' names.
     pub(crate) peers: HashMap<Rank, WorkerName>,
 }
 
 impl CheckedAssignment {
     /// Builds the program and compares everything in the assignment with it, so that nothing that comes later can be out of place.
-    pub(crate) fn new(assignment: Arc<Assignment>) -> Result<Self, WorkerFailure> {
+    pub(crate) fn new(assignment: Arc<Assignment>, kernels: &Kernels) -> Result<Self, WorkerFailure> {
         let program = build_program(&assignment.denoiser)?;
         let peers = check::peers(&assignment)?;
         check::plan(&assignment, &program.program)?;
-        let parts = parts::parts(&assignment, &program.program)?;
-        Ok(Self { assignment, program, parts, peers })
+        let kernels = kernels.with_format(format(assignment.denoiser.compute));
+        let parts = parts::parts(&assignment, &program, &kernels)?;
+        let activation_bytes = memory::activation_bytes(&program, &parts, assignment.rows, &kernels);
+        Ok(Self { assignment, program, parts, activation_bytes, peers })
     }
 
     /// Refuses what does not fit the memory that is left.

@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 
 use asyncdiff_common::wire::{Assignment, DType, DenoiserSpec, WeightEntry, WorkerFailure};
+use asyncdiff_model::component::layer_memory;
+use asyncdiff_model::families::DenoiserProgram;
+use asyncdiff_model::kernels::Kernels;
 use asyncdiff_plan::{ComponentId, LayerId, Program};
 
 /// By which a loaded component is recognised when the next job wants the same: equal keys make equal components.
@@ -27,17 +30,20 @@ pub(crate) struct Part {
 }
 
 /// The components of an assignment; every parameter of theirs must be listed, in the shape that the program says.
-pub(super) fn parts(assignment: &Assignment, program: &Program) -> Result<Vec<Part>, WorkerFailure> {
+pub(super) fn parts(
+    assignment: &Assignment,
+    program: &DenoiserProgram,
+    kernels: &Kernels,
+) -> Result<Vec<Part>, WorkerFailure> {
     let listed: HashMap<&str, &WeightEntry> =
         assignment.weights.iter().map(|entry| (entry.name.as_str(), entry)).collect();
     let part = |(component, layers): &(ComponentId, Vec<LayerId>)| {
-        let parameters = parameters(program, layers, &listed)?;
+        let parameters = parameters(&program.program, layers, &listed)?;
         Ok(Part {
             component: *component,
             layers: layers.clone(),
             key: key(&assignment.denoiser, layers, &parameters),
-            // Computed in F32, whatever the stored type.
-            loaded_bytes: parameters.iter().map(elements).sum::<u64>() * DType::F32.bytes(),
+            loaded_bytes: loaded_bytes(program, layers, kernels),
             parameters,
         })
     };
@@ -74,8 +80,10 @@ fn without_last_ones(shape: &[u32]) -> &[u32] {
     &shape[..used]
 }
 
-fn elements(entry: &WeightEntry) -> u64 {
-    entry.shape.iter().fold(1u64, |product, &axis| product.saturating_mul(u64::from(axis)))
+/// As kernels hold them: whatever type is stored.
+fn loaded_bytes(program: &DenoiserProgram, layers: &[LayerId], kernels: &Kernels) -> u64 {
+    let layers = program.program.with_shared(layers).into_iter();
+    layers.map(|layer| layer_memory(program, kernels, 1, layer).resident_bytes).sum()
 }
 
 fn key(denoiser: &DenoiserSpec, layers: &[LayerId], parameters: &[WeightEntry]) -> ComponentKey {

@@ -1,9 +1,11 @@
 //! The way to the device for actors, requests and links' readers.
 
-use asyncdiff_common::wire::{ComputeType, DeviceInfo, WorkerFailure};
+use std::time::Duration;
+
+use asyncdiff_common::wire::{ComputeType, DeviceInfo, LayerCost, WorkerFailure};
 use asyncdiff_model::component;
 use asyncdiff_model::families::DenoiserProgram;
-use asyncdiff_model::kernels::Kernels;
+use asyncdiff_model::kernels::{GraphMemory, Kernels};
 use asyncdiff_plan::{Epoch, JobId, LayerId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -17,16 +19,27 @@ use crate::failure::model_failure;
 pub(crate) struct DeviceHandle {
     commands: mpsc::Sender<DeviceCommand>,
     info: DeviceInfo,
+    kernels: Kernels,
     simulated: Option<LayerTime>,
 }
 
 impl DeviceHandle {
-    pub(super) fn new(commands: mpsc::Sender<DeviceCommand>, info: DeviceInfo, simulated: Option<LayerTime>) -> Self {
-        Self { commands, info, simulated }
+    pub(super) fn new(
+        commands: mpsc::Sender<DeviceCommand>,
+        info: DeviceInfo,
+        kernels: Kernels,
+        simulated: Option<LayerTime>,
+    ) -> Self {
+        Self { commands, info, kernels, simulated }
     }
 
     pub(crate) fn info(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    /// The device's kernels, to ask what something would take; what computes goes through [`run`](Self::run).
+    pub(crate) fn kernels(&self) -> &Kernels {
+        &self.kernels
     }
 
     /// Begins a job, without waiting.
@@ -63,21 +76,26 @@ impl DeviceHandle {
         answered.await.unwrap_or_else(gone)
     }
 
-    /// Seconds that layers take here, in their order.
+    /// What layers cost here, in their order.
     pub(crate) async fn measure(
         &self,
         (program, compute): (DenoiserProgram, ComputeType),
         rows: u32,
         layers: Vec<LayerId>,
-    ) -> Result<Vec<f64>, WorkerFailure> {
-        if let Some(time) = &self.simulated {
-            let seconds = |layer: &LayerId| time.of(program.program.layer(*layer), rows).as_secs_f64();
-            return Ok(layers.iter().map(seconds).collect());
-        }
+    ) -> Result<Vec<LayerCost>, WorkerFailure> {
+        let simulated = self.simulated.clone();
         let work = move |kernels: &Kernels| {
             let kernels = kernels.with_format(format(compute));
-            let measured = component::measure(&program, &kernels, rows as usize, &layers).map_err(model_failure)?;
-            Ok(measured.into_iter().map(|duration| duration.as_secs_f64()).collect())
+            let durations = match simulated {
+                Some(time) => layers.iter().map(|layer| time.of(program.program.layer(*layer), rows)).collect(),
+                None => component::measure(&program, &kernels, rows as usize, &layers).map_err(model_failure)?,
+            };
+            let cost = |(&layer, duration): (&LayerId, Duration)| {
+                let memory = component::layer_memory(&program, &kernels, rows as usize, layer);
+                let GraphMemory { resident_bytes, working_bytes, .. } = memory;
+                LayerCost { seconds: duration.as_secs_f64(), resident_bytes, working_bytes }
+            };
+            Ok(layers.iter().zip(durations).map(cost).collect())
         };
         self.run(work).await
     }

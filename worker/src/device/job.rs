@@ -69,8 +69,7 @@ impl DeviceJob {
             JobInput::HiddenState { .. } => tensor_bytes::from_peer(&payload, &shape, &self.kernels),
             JobInput::Condition(_) | JobInput::Latents(_) => tensor_bytes::from_bytes(&payload, &shape, &self.kernels),
         };
-        let value = value
-            .map_err(|error| WorkerFailure::Unexpected { reason: format!("{input:?}: {error}") })?;
+        let value = value.map_err(|error| WorkerFailure::Unexpected { reason: format!("{input:?}: {error}") })?;
         let unexpected = |reason: String| WorkerFailure::Unexpected { reason };
         let name = match input {
             JobInput::Condition(name) => {
@@ -99,8 +98,7 @@ impl DeviceJob {
     pub(super) fn compute(&self, work: &Work<Value>) -> Result<Value, WorkerFailure> {
         let name = &self.program.layer(work.layer).name;
         let operands = work.operands.iter().map(|source| self.operand(work, source));
-        let operands: Vec<Value> =
-            operands.collect::<Result<_, _>>().map_err(|error| layer_failure(name, error))?;
+        let operands: Vec<Value> = operands.collect::<Result<_, _>>().map_err(|error| layer_failure(name, error))?;
         let operands: Vec<&Value> = operands.iter().collect();
         let component = self.components.get(&work.run.component).ok_or_else(|| WorkerFailure::BadAssignment {
             reason: format!("a run of {} is planned, which is not assigned here", work.run.component),
@@ -114,12 +112,7 @@ impl DeviceJob {
     }
 
     /// Hands on what a layer wrote, at once.
-    pub(super) fn complete(
-        &mut self,
-        work: &Work<Value>,
-        value: Value,
-        started: Instant,
-    ) -> Result<(), WorkerFailure> {
+    pub(super) fn complete(&mut self, work: &Work<Value>, value: Value, started: Instant) -> Result<(), WorkerFailure> {
         self.recorder.computed(work, started);
         let Some(output) = self.inbox.complete(work, value) else { return Ok(()) };
         let sent = self.outlets.send(output)?;

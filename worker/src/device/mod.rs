@@ -122,14 +122,14 @@ pub(crate) fn start(config: &WorkerConfig) -> Result<(DeviceHandle, Driver), Wor
     let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
     match &config.device {
         DeviceKind::Simulated(time) => {
-            let core = core::DeviceCore::new(kernels, Clock::start(), Some(time.clone()));
+            let core = core::DeviceCore::new(kernels.clone(), Clock::start(), Some(time.clone()));
             let driver = simulated::start(core, queue);
-            Ok((DeviceHandle::new(commands, info, Some(time.clone())), Driver::Simulated(driver)))
+            Ok((DeviceHandle::new(commands, info, kernels, Some(time.clone())), Driver::Simulated(driver)))
         }
         DeviceKind::Thread => {
-            let core = core::DeviceCore::new(kernels, Clock::start(), None);
+            let core = core::DeviceCore::new(kernels.clone(), Clock::start(), None);
             let driver = thread::start(core, queue).map_err(|reason| WorkerError::Thread { reason })?;
-            Ok((DeviceHandle::new(commands, info, None), Driver::Thread(driver)))
+            Ok((DeviceHandle::new(commands, info, kernels, None), Driver::Thread(driver)))
         }
     }
 }

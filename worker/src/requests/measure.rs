@@ -26,6 +26,6 @@ pub(crate) async fn measure_layers(tools: Tools, order: MeasureLayers) -> Reques
     if let Some(layer) = layers.iter().find(|layer| layer.index() >= program.program.layers.len()) {
         return Err(bad(format!("{layer} is to be measured, which the denoiser lacks")));
     }
-    let seconds = tools.device.measure((program, denoiser.compute), rows, layers).await?;
-    Ok(WorkerReply::Measured { seconds })
+    let layers = tools.device.measure((program, denoiser.compute), rows, layers).await?;
+    Ok(WorkerReply::Measured { layers })
 }

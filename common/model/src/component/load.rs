@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use asyncdiff_plan::{InputKind, LayerId, Operand, Program};
 use super::layer_graph::layer_graph;
 use crate::ModelError;
 use crate::checkpoint::Weights;
 use crate::families::DenoiserProgram;
 use crate::graph::Extent;
 use crate::kernels::{Kernels, Prepared, Value};
+use asyncdiff_plan::{InputKind, LayerId, Operand, Program};
 
 /// A set of layers with their weights, on one device.
 pub struct Component {
@@ -33,7 +33,8 @@ impl Component {
         let layers = program.program.with_shared(owned);
         let mut prepared: Vec<_> = program.program.layers.iter().map(|_| None).collect();
         for &layer in &layers {
-            let graph = layer_graph(program.op(layer), &program.program.layer(layer).name, &operands(program, layer));
+            let graph =
+                layer_graph(program.op(layer), &program.program.layer(layer).name, &operand_extents(program, layer));
             prepared[layer.index()] = Some(kernels.prepare(graph, weights)?);
         }
         Ok(Self { program: program.program.clone(), kernels: kernels.clone(), layers, prepared })
@@ -127,7 +128,7 @@ impl Component {
 }
 
 /// The shapes of a layer's operands.
-fn operands(program: &DenoiserProgram, layer: LayerId) -> Vec<Extent> {
+pub(super) fn operand_extents(program: &DenoiserProgram, layer: LayerId) -> Vec<Extent> {
     let program = &program.program;
     let axes = |&operand: &Operand| match operand {
         Operand::Input(input) => &program.inputs[input.index()].value.shape,

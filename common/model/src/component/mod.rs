@@ -6,6 +6,7 @@
 mod layer_graph;
 mod load;
 mod measure;
+mod memory;
 mod resnet;
 mod sequential;
 mod time_embedding;
@@ -13,4 +14,5 @@ mod transformer;
 
 pub use load::Component;
 pub use measure::measure;
+pub use memory::layer_memory;
 pub use sequential::{Condition, evaluate, evaluate_values};

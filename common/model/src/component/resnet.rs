@@ -9,8 +9,7 @@ use crate::graph::{Activation, Convolution, GraphBuilder, Slot};
 pub(super) fn build(op: &ResnetOp, graph: &mut GraphBuilder, path: &str) -> Slot {
     let (first, second) = (graph.input(0), graph.input(1));
     let with_skip = graph.extent(first).channels < op.in_channels as usize;
-    let (sources, time) =
-        if with_skip { (vec![first, second], graph.input(2)) } else { (vec![first], second) };
+    let (sources, time) = if with_skip { (vec![first, second], graph.input(2)) } else { (vec![first], second) };
     let module = |name: &str| format!("{path}.{name}");
     let norm = (op.groups as usize, op.epsilon as f32);
     let channels = op.out_channels as usize;

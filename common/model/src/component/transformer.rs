@@ -1,9 +1,7 @@
 //! Transformer blocks over the pixels of a hidden state, as diffusers' `Transformer2DModel` computes them.
 
 use crate::families::TransformerOp;
-use crate::graph::{
-    Activation, AttentionHeads, AttentionMask, Convolution, GraphBuilder, Slot, Store, StoredAs,
-};
+use crate::graph::{Activation, AttentionHeads, AttentionMask, Convolution, GraphBuilder, Slot, Store, StoredAs};
 
 /// Norm, projection, blocks, projection, and a residual connection around all of it.
 ///

@@ -201,7 +201,10 @@ impl GraphBuilder {
         mask: AttentionMask,
     ) -> Slot {
         for (slot, offset) in operands {
-            assert!(offset + heads.channels() <= self.extent(slot).channels, "attention {path} reads beyond its operand");
+            assert!(
+                offset + heads.channels() <= self.extent(slot).channels,
+                "attention {path} reads beyond its operand"
+            );
         }
         let writes = Extent { channels: heads.channels(), ..self.extent(operands[0].0) };
         let op = Op::Attention(AttentionOp { heads, mask, offsets: operands.map(|(_, offset)| offset) });

@@ -6,7 +6,7 @@
 
 mod cpu;
 mod floats;
-mod layout;
+mod memory;
 #[cfg(test)]
 mod parity;
 mod prepared;
@@ -17,11 +17,12 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-pub use cpu::{Format, Isa};
+pub use cpu::{CAP_VARIABLE, Format, Isa};
+pub use memory::GraphMemory;
 pub use prepared::Prepared;
 pub use value::Value;
 
-use layout::to_channels_last;
+use cpu::to_channels_last;
 
 use crate::ModelError;
 use crate::checkpoint::Weights;
@@ -103,7 +104,7 @@ impl Kernels {
             Backend::Cpu(cpu, _) => Value::on_host(shape, elements.len(), cpu, |floats, extent| {
                 // Only images have their channels first; everything else is the same in both orders.
                 match shape.len() {
-                    4 => to_channels_last(elements, floats, extent.pixels(), extent.channels),
+                    4 => to_channels_last(shape[0], extent.channels, extent.pixels(), elements, floats),
                     _ => floats.copy_from_slice(elements),
                 }
             }),

@@ -181,7 +181,8 @@ fn difference(expected: &[Vec<f32>], found: &[Vec<f32>]) -> f32 {
         assert_eq!(expected.len(), found.len());
         let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
         let distance = expected.iter().zip(found).map(|(expected, found)| (expected - found).abs());
-        distance.fold(0.0f32, |most, distance| if distance.is_nan() { f32::INFINITY } else { most.max(distance) }) / largest
+        distance.fold(0.0f32, |most, distance| if distance.is_nan() { f32::INFINITY } else { most.max(distance) })
+            / largest
     };
     expected.iter().zip(found).map(of_output).fold(0.0, f32::max)
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use candle_core::{Device, Tensor};
 
-use super::cpu::Cpu;
+use super::cpu::{Cpu, to_channels_first};
 use super::floats::Floats;
-use super::layout::to_channels_first;
+
 use crate::ModelError;
 use crate::graph::Extent;
 
@@ -64,10 +64,6 @@ impl Axes {
             2 => Self { lengths: [width, channels, 1], count: 2 },
             _ => Self { lengths: [channels, 1, 1], count: 1 },
         }
-    }
-
-    pub(super) fn count(&self) -> usize {
-        self.count
     }
 }
 
@@ -196,7 +192,7 @@ impl Value {
         }
         let extent = self.axes.extent();
         let mut target = vec![0.0; elements.len()];
-        to_channels_first(elements, &mut target, extent.pixels(), extent.channels);
+        to_channels_first(self.rows(), extent.channels, extent.pixels(), elements, &mut target);
         Ok(target)
     }
 

@@ -88,7 +88,11 @@ impl ClipTextEncoder {
 
     fn embed(&self, tokens: &[Vec<u32>]) -> Result<Value, ModelError> {
         let (count, width) = (self.tokens, self.config.width);
-        if tokens.is_empty() || count == 0 || count > self.config.positions || tokens.iter().any(|row| row.len() != count) {
+        if tokens.is_empty()
+            || count == 0
+            || count > self.config.positions
+            || tokens.iter().any(|row| row.len() != count)
+        {
             return Err(ModelError::ShapeMismatch {
                 layer: "text_model.embeddings".to_owned(),
                 operand: "token ids".to_owned(),
@@ -179,7 +183,6 @@ fn layers(config: &ClipTextConfig, tokens: usize) -> Graph {
 /// - output: `[channels]`
 fn projection(config: &ClipTextConfig, channels: usize) -> Graph {
     let mut graph = GraphBuilder::new(&[Extent::vector(config.width)]);
-    let output =
-        graph.convolution("text_projection", &[graph.input(0)], Convolution::linear(channels).without_bias());
+    let output = graph.convolution("text_projection", &[graph.input(0)], Convolution::linear(channels).without_bias());
     graph.finish(&[output])
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use asyncdiff_common::wire::{ComputeType, DenoiserSpec, Endpoint, Hello, WorkerReply, WorkerRequest};
+use asyncdiff_common::wire::{ComputeType, DenoiserSpec, Endpoint, Hello, LayerCost, WorkerReply, WorkerRequest};
 use asyncdiff_plan::{JobId, PlacedPlan, Rank};
 use asyncdiff_transport::link::LinkSender;
 use bytes::Bytes;
@@ -32,7 +32,7 @@ struct Inner {
     link: LinkSender,
     admission: Arc<SessionAdmission>,
     routes: watch::Sender<Routes>,
-    measured: Mutex<Vec<(MeasuredWhat, Arc<[f64]>)>>,
+    measured: Mutex<Vec<(MeasuredWhat, Arc<[LayerCost]>)>>,
 }
 
 type MeasuredWhat = (DenoiserSpec, u32);
@@ -202,14 +202,14 @@ impl WorkerHandle {
     }
 
     /// Seconds of each layer, if they were measured in this session.
-    pub(crate) fn measured(&self, denoiser: &DenoiserSpec, rows: u32) -> Option<Arc<[f64]>> {
+    pub(crate) fn measured(&self, denoiser: &DenoiserSpec, rows: u32) -> Option<Arc<[LayerCost]>> {
         let measured = self.0.measured.lock().unwrap_or_else(PoisonError::into_inner);
         let found = measured.iter().find(|((known, known_rows), _)| known == denoiser && *known_rows == rows);
         found.map(|(_, seconds)| Arc::clone(seconds))
     }
 
     /// Keeps what was measured for further jobs.
-    pub(crate) fn keep_measured(&self, denoiser: DenoiserSpec, rows: u32, seconds: Arc<[f64]>) {
+    pub(crate) fn keep_measured(&self, denoiser: DenoiserSpec, rows: u32, seconds: Arc<[LayerCost]>) {
         let mut measured = self.0.measured.lock().unwrap_or_else(PoisonError::into_inner);
         if measured.len() == MEASUREMENTS_KEPT {
             measured.remove(0);

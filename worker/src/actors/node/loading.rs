@@ -37,7 +37,8 @@ impl NodeState {
         let assignment = Arc::new(assignment);
         let (node, overdue) = (self.myself.clone(), self.myself.clone());
         // Building a program takes milliseconds: not in a handler.
-        let check = async move { CheckedAssignment::new(assignment).map(Box::new) };
+        let kernels = self.device.kernels().clone();
+        let check = async move { CheckedAssignment::new(assignment, &kernels).map(Box::new) };
         let task = OwnedTask::spawn_reporting(check, move |result| {
             let result = result.unwrap_or_else(|message| Err(WorkerFailure::Panicked { message }));
             // Fails only when the worker is stopping.

@@ -104,7 +104,11 @@ impl Isa {
             let Ok(text) = std::env::var(CAP_VARIABLE) else { return greatest };
             let Some(cap) = Self::from_name(&text) else {
                 let names: Vec<&str> = Self::ALL.iter().map(|isa| isa.name()).collect();
-                tracing::warn!(found = text, known = names.join(", "), "{CAP_VARIABLE} names no instruction set and has no effect");
+                tracing::warn!(
+                    found = text,
+                    known = names.join(", "),
+                    "{CAP_VARIABLE} names no instruction set and has no effect"
+                );
                 return greatest;
             };
             found.into_iter().rfind(|&isa| isa <= cap).unwrap_or(Self::Portable)

@@ -12,7 +12,7 @@ const BLOCK: usize = 16 * 1024;
 const SUMS: usize = 4;
 
 /// Layer normalisation over the last axis, prepared for one width.
-pub struct LayerNorm {
+pub(crate) struct LayerNorm {
     width: usize,
     epsilon: f32,
     isa: Isa,
@@ -28,7 +28,7 @@ impl LayerNorm {
     ///
     /// # Panics
     /// When they are not of that width, or it is zero.
-    pub fn prepare(width: usize, epsilon: f32, isa: Isa, scale: &[f32], shift: &[f32]) -> Self {
+    pub(crate) fn prepare(width: usize, epsilon: f32, isa: Isa, scale: &[f32], shift: &[f32]) -> Self {
         assert!(width > 0, "a layer normalisation over nothing");
         assert_eq!((scale.len(), shift.len()), (width, width), "parameters of a layer normalisation");
         Self { width, epsilon, isa, scale: scale.to_vec(), shift: shift.to_vec() }
@@ -38,7 +38,7 @@ impl LayerNorm {
     ///
     /// # Shapes
     /// - `input` and `output`: `[.., width]`
-    pub fn run(&self, input: &[f32], output: &mut [f32]) {
+    pub(crate) fn run(&self, input: &[f32], output: &mut [f32]) {
         assert_eq!(input.len(), output.len(), "input of a layer normalisation");
         assert!(input.len().is_multiple_of(self.width), "rows of a layer normalisation");
         let block = (BLOCK / self.width).max(1) * self.width;

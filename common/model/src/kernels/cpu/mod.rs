@@ -30,9 +30,11 @@ mod vector;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use isa::Isa;
+pub use isa::{CAP_VARIABLE, Isa};
 pub use product::Format;
+pub(super) use step::memory_of;
 pub(super) use steps::Steps;
+pub(super) use transpose::{to_channels_first, to_channels_last};
 
 use memory::Memory;
 
@@ -41,7 +43,7 @@ use crate::ModelError;
 
 /// One CPU device: its instruction set and its memory.
 #[derive(Debug)]
-pub struct Cpu {
+pub(super) struct Cpu {
     isa: Isa,
     /// Locked once per layer; a device computes one layer at a time, so nobody waits.
     memory: Mutex<Memory>,

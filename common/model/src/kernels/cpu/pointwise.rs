@@ -66,26 +66,13 @@ impl Function for Silu {
 ///
 /// # Shapes
 /// - `input` and `output`: any, the same
-pub fn activate(isa: Isa, activation: Activation, input: &[f32], output: &mut [f32]) {
+pub(crate) fn activate(isa: Isa, activation: Activation, input: &[f32], output: &mut [f32]) {
     match activation {
         Activation::Gelu => map(isa, Gelu, input, output),
         Activation::None => map(isa, Identity, input, output),
         Activation::QuickGelu => map(isa, QuickGelu, input, output),
         Activation::Silu => map(isa, Silu, input, output),
     }
-}
-
-/// Adds element by element.
-///
-/// # Shapes
-/// - `left`, `right` and `output`: any, the same
-pub fn add(isa: Isa, left: &[f32], right: &[f32], output: &mut [f32]) {
-    assert_eq!(left.len(), output.len(), "left side of an addition");
-    assert_eq!(right.len(), output.len(), "right side of an addition");
-    for_chunks(output.len(), output, BLOCK, |index, output| {
-        let (left, right) = (&left[index * BLOCK..][..output.len()], &right[index * BLOCK..][..output.len()]);
-        isa.dispatch(Add { left, right, output });
-    });
 }
 
 fn map<F: Function>(isa: Isa, function: F, input: &[f32], output: &mut [f32]) {
@@ -118,33 +105,10 @@ impl<F: Function> WithSimd for Map<'_, F> {
     }
 }
 
-struct Add<'a> {
-    left: &'a [f32],
-    right: &'a [f32],
-    output: &'a mut [f32],
-}
-
-impl WithSimd for Add<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let (left, left_rest) = S::as_simd_f32s(self.left);
-        let (right, right_rest) = S::as_simd_f32s(self.right);
-        let (output, output_rest) = S::as_mut_simd_f32s(self.output);
-        for ((output, &left), &right) in output.iter_mut().zip(left).zip(right) {
-            *output = simd.add_f32s(left, right);
-        }
-        for ((output, left), right) in output_rest.iter_mut().zip(left_rest).zip(right_rest) {
-            *output = left + right;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::testing::{each_isa, numbers, reference_activation, with_threads};
+    use crate::kernels::cpu::testing::{each_isa, numbers, reference_activation};
 
     #[test]
     fn activations_agree_with_the_formulas() {
@@ -159,21 +123,6 @@ mod tests {
                         let error = (f64::from(value) - expected).abs();
                         assert!(error < 4e-7 * f64::from(x).abs().max(1.0), "{activation:?} of {x}: {value}");
                     }
-                }
-            }
-        });
-    }
-
-    #[test]
-    fn sums_are_exact_for_any_number_of_threads() {
-        each_isa(|isa| {
-            for count in [1, 7, 16, 33, 100_001] {
-                let (left, right) = (numbers(5, count), numbers(6, count));
-                let expected: Vec<f32> = left.iter().zip(&right).map(|(left, right)| left + right).collect();
-                for threads in [1, 2] {
-                    let mut output = vec![f32::NAN; count];
-                    with_threads(threads, || add(isa, &left, &right, &mut output));
-                    assert_eq!(output, expected);
                 }
             }
         });

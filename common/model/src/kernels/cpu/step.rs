@@ -1,10 +1,11 @@
 //! One operation with its kernel.
 
 use super::attention::{Attention, AttentionCall, AttentionSpec, Strided};
-use super::isa::Isa;
 use super::group_norm::{GroupNorm, GroupNormSpec};
+use super::isa::Isa;
 use super::layer_norm::LayerNorm;
-use super::product::{Call, Convolution, ConvolutionSpec};
+use super::product::{self, Call, Convolution, ConvolutionSpec};
+use super::registers::Registers;
 use super::{Format, pointwise, sinusoids};
 use crate::ModelError;
 use crate::checkpoint::Weights;
@@ -64,11 +65,8 @@ impl Kernel {
                 Self::Convolution(Box::new(prepared), op.clone())
             }
             Op::GroupNorm(op) => {
-                let GroupNormOp { groups, epsilon, activation, .. } = *op;
-                let sources = (0..node.reads.len()).map(|index| extent(index).channels).collect();
-                let spec = GroupNormSpec { sources, groups, epsilon, activation, pixels: node.writes.pixels() };
                 let [scale, shift] = norm_weights(&op.scale, &op.shift, weights)?;
-                Self::GroupNorm(GroupNorm::prepare(spec, isa, &scale, &shift), node.reads.len())
+                Self::GroupNorm(group_norm(op, graph, node, isa, [&scale, &shift]), node.reads.len())
             }
             Op::LayerNorm(LayerNormOp { epsilon, scale, shift }) => {
                 let [scale, shift] = norm_weights(scale, shift, weights)?;
@@ -81,9 +79,7 @@ impl Kernel {
     /// Elements of scratch that a run takes.
     pub(super) fn scratch_floats(&self, rows: usize, extents: &[Extent]) -> usize {
         match self {
-            Self::Attention(attention, _) => {
-                attention.scratch_floats(rows, extents[0].pixels(), extents[1].pixels())
-            }
+            Self::Attention(attention, _) => attention.scratch_floats(rows, extents[0].pixels(), extents[1].pixels()),
             Self::Convolution(convolution, _) => convolution.scratch_floats(rows),
             Self::GroupNorm(norm, _) => norm.scratch_floats(rows),
             Self::Activate(..) | Self::Concatenate(_) | Self::LayerNorm(_) | Self::Sinusoids(_) => 0,
@@ -135,6 +131,45 @@ impl Kernel {
             Self::Activate(..) | Self::Attention(..) | Self::Concatenate(_) | Self::Sinusoids(_) => 0,
         }
     }
+}
+
+/// Bytes of a graph's weights as they are held, and of registers and scratch while it runs.
+pub(in crate::kernels) fn memory_of(graph: &Graph, (isa, format): (Isa, Format), rows: usize) -> (u64, u64) {
+    let (mut resident, mut scratch) = (0, 0);
+    for node in graph.nodes() {
+        let (held, floats) = match &node.op {
+            Op::Activate(_) | Op::Concatenate | Op::Sinusoids(_) => (0, 0),
+            Op::Attention(op) => {
+                let AttentionHeads { count, width } = op.heads;
+                let causal = op.mask == AttentionMask::Causal;
+                let attention = Attention::prepare(AttentionSpec { heads: count, head_width: width, causal }, isa);
+                let [queries, keys] = [0, 1].map(|index| graph.extent(node.reads[index]).pixels());
+                (0, attention.scratch_floats(rows, queries, keys))
+            }
+            Op::Convolution(op) => {
+                let spec = convolution_spec(op, graph, node);
+                let threads = rayon::current_num_threads();
+                (product::packed_bytes(&spec, isa, format), product::scratch_floats(&spec, isa, format, rows, threads))
+            }
+            Op::GroupNorm(op) => {
+                let none = vec![0.0; node.writes.channels];
+                let norm = group_norm(op, graph, node, isa, [&none, &none]);
+                (2 * size_of::<f32>() * node.writes.channels, norm.scratch_floats(rows))
+            }
+            Op::LayerNorm(_) => (2 * size_of::<f32>() * node.writes.channels, 0),
+        };
+        resident += held;
+        scratch = scratch.max(floats);
+    }
+    let registers: usize = Registers::plan(graph).elements.iter().sum();
+    (resident as u64, (size_of::<f32>() * (rows * registers + scratch)) as u64)
+}
+
+fn group_norm(op: &GroupNormOp, graph: &Graph, node: &Node, isa: Isa, [scale, shift]: [&[f32]; 2]) -> GroupNorm {
+    let GroupNormOp { groups, epsilon, activation, .. } = *op;
+    let sources = node.reads.iter().map(|&slot| graph.extent(slot).channels).collect();
+    let spec = GroupNormSpec { sources, groups, epsilon, activation, pixels: node.writes.pixels() };
+    GroupNorm::prepare(spec, isa, scale, shift)
 }
 
 /// What the choice of a convolution's kernel depends on.

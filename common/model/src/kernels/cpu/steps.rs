@@ -113,7 +113,9 @@ impl Steps {
             reads[index] = match self.registers.places[slot] {
                 Place::Input(input) => operands[input].elements()?,
                 Place::Output(output) => memory.outputs[output].as_deref().map_or(&[][..], |floats| &floats[..len]),
-                Place::Register(register) => memory.registers[register].as_deref().map_or(&[][..], |floats| &floats[..len]),
+                Place::Register(register) => {
+                    memory.registers[register].as_deref().map_or(&[][..], |floats| &floats[..len])
+                }
             };
         }
         if let (Some(target), Some(scratch)) = (target.elements(), scratch.as_deref_mut()) {

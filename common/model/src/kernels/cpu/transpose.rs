@@ -23,7 +23,7 @@ pub(crate) struct Rows<'a> {
 /// # Shapes
 /// - `input`: `[rows, channels, pixels]`
 /// - `output`: `[rows, pixels, channels]`
-pub fn to_channels_last(rows: usize, channels: usize, pixels: usize, input: &[f32], output: &mut [f32]) {
+pub(crate) fn to_channels_last(rows: usize, channels: usize, pixels: usize, input: &[f32], output: &mut [f32]) {
     batch_transpose((rows, channels, pixels), input, output);
 }
 
@@ -32,7 +32,7 @@ pub fn to_channels_last(rows: usize, channels: usize, pixels: usize, input: &[f3
 /// # Shapes
 /// - `input`: `[rows, pixels, channels]`
 /// - `output`: `[rows, channels, pixels]`
-pub fn to_channels_first(rows: usize, channels: usize, pixels: usize, input: &[f32], output: &mut [f32]) {
+pub(crate) fn to_channels_first(rows: usize, channels: usize, pixels: usize, input: &[f32], output: &mut [f32]) {
     batch_transpose((rows, pixels, channels), input, output);
 }
 

@@ -52,7 +52,7 @@ const LINE: usize = 16;
 
 /// What an attention is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AttentionSpec {
+pub(crate) struct AttentionSpec {
     /// Heads side by side in a token.
     pub heads: usize,
     /// Elements of a head.
@@ -63,7 +63,7 @@ pub struct AttentionSpec {
 
 /// Where tokens lie: token `t` of row `r` starts at element `(r * tokens + t) * stride + offset`.
 #[derive(Clone, Copy)]
-pub struct Strided<'a> {
+pub(crate) struct Strided<'a> {
     /// The buffer, which queries, keys and values may share.
     pub elements: &'a [f32],
     /// Elements before the first token.
@@ -79,7 +79,7 @@ pub struct Strided<'a> {
 /// - `key` and `value`: `[rows, keys, heads * head_width]`, strided
 /// - `scratch`: at least [`Attention::scratch_floats`]; its content is of no account
 /// - `output`: `[rows, queries, heads * head_width]`
-pub struct AttentionCall<'a> {
+pub(crate) struct AttentionCall<'a> {
     /// The batch.
     pub rows: usize,
     /// Queries in a row.
@@ -96,7 +96,7 @@ pub struct AttentionCall<'a> {
 
 /// Scaled dot product attention.
 #[derive(Clone, Copy, Debug)]
-pub struct Attention {
+pub(crate) struct Attention {
     spec: AttentionSpec,
     isa: Isa,
     /// Queries in a block.
@@ -106,14 +106,14 @@ pub struct Attention {
 impl Attention {
     /// # Panics
     /// When there are no heads or they have no elements.
-    pub fn prepare(spec: AttentionSpec, isa: Isa) -> Self {
+    pub(crate) fn prepare(spec: AttentionSpec, isa: Isa) -> Self {
         assert!(spec.heads > 0 && spec.head_width > 0, "an attention without heads");
         Self { spec, isa, block: QUERY_VECTORS * isa.dispatch(Lanes) }
     }
 
     /// Elements of scratch memory that [`Self::run`] needs for as many threads as it has when this is called. With less, down
     /// to what one thread needs, fewer threads work.
-    pub fn scratch_floats(&self, rows: usize, queries: usize, keys: usize) -> usize {
+    pub(crate) fn scratch_floats(&self, rows: usize, queries: usize, keys: usize) -> usize {
         let tasks = rows * self.spec.heads * queries.div_ceil(self.block);
         let workers = rayon::current_num_threads().min(tasks.max(1));
         LINE + workers * self.geometry(queries, keys, 1).scratch()
@@ -123,7 +123,7 @@ impl Attention {
     ///
     /// # Panics
     /// When there are queries but no keys, or a buffer is too short.
-    pub fn run(&self, call: AttentionCall) {
+    pub(crate) fn run(&self, call: AttentionCall) {
         let AttentionCall { rows, queries, keys, query, key, value, scratch, output } = call;
         let width = self.spec.heads * self.spec.head_width;
         assert_eq!(output.len(), rows * queries * width, "output of an attention");

@@ -34,7 +34,7 @@ const BLOCK: usize = 16 * 1024;
 
 /// What a group normalisation is.
 #[derive(Clone, Debug, PartialEq)]
-pub struct GroupNormSpec {
+pub(crate) struct GroupNormSpec {
     /// Channels of each input; the inputs are concatenated in the output. Groups may straddle them.
     pub sources: Vec<usize>,
     /// Groups of as many channels each.
@@ -48,7 +48,7 @@ pub struct GroupNormSpec {
 }
 
 /// Group normalisation, prepared for one shape.
-pub struct GroupNorm {
+pub(crate) struct GroupNorm {
     spec: GroupNormSpec,
     isa: Isa,
     /// One per channel.
@@ -69,7 +69,7 @@ impl GroupNorm {
     ///
     /// # Panics
     /// When the numbers of channels and groups do not fit.
-    pub fn prepare(spec: GroupNormSpec, isa: Isa, scale: &[f32], shift: &[f32]) -> Self {
+    pub(crate) fn prepare(spec: GroupNormSpec, isa: Isa, scale: &[f32], shift: &[f32]) -> Self {
         let channels: usize = spec.sources.iter().sum();
         assert_eq!((scale.len(), shift.len()), (channels, channels), "parameters of a group normalisation");
         assert!(spec.groups > 0 && channels.is_multiple_of(spec.groups), "{channels} channels, {} groups", spec.groups);
@@ -85,7 +85,7 @@ impl GroupNorm {
     }
 
     /// Elements of scratch memory that [`Self::run`] needs.
-    pub fn scratch_floats(&self, rows: usize) -> usize {
+    pub(crate) fn scratch_floats(&self, rows: usize) -> usize {
         rows * self.width() * (3 + 2 * self.chunks())
     }
 
@@ -95,7 +95,7 @@ impl GroupNorm {
     /// - `sources`: each `[rows, pixels, channels]`
     /// - `scratch`: at least [`Self::scratch_floats`] of `rows`; its content is of no account
     /// - `output`: `[rows, pixels, channels]`, the channels of all inputs side by side
-    pub fn run(&self, rows: usize, sources: &[&[f32]], scratch: &mut [f32], output: &mut [f32]) {
+    pub(crate) fn run(&self, rows: usize, sources: &[&[f32]], scratch: &mut [f32], output: &mut [f32]) {
         assert_eq!(sources.len(), self.wide.len(), "inputs of a group normalisation");
         for (source, channels) in sources.iter().zip(&self.spec.sources) {
             assert_eq!(source.len(), rows * self.spec.pixels * channels, "input of a group normalisation");

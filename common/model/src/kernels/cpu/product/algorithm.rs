@@ -12,7 +12,7 @@ use crate::kernels::cpu::product::layout::Layout;
 
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Algorithm {
+pub(crate) enum Algorithm {
     /// Every product of the definition.
     Direct,
     /// Winograd's F(2×2, 3×3).
@@ -49,7 +49,7 @@ impl Algorithm {
 ///
 /// Where bf16 is asked for and its products are no more than twice as fast as those of f32, Winograd's algorithm in f32 may be faster still; it
 /// is also more exact, and is taken.
-pub fn algorithm(spec: &ConvolutionSpec, isa: Isa, format: Format) -> (Algorithm, Format) {
+pub(crate) fn algorithm(spec: &ConvolutionSpec, isa: Isa, format: Format) -> (Algorithm, Format) {
     let direct = (Algorithm::Direct, format);
     if !winograd::applies(spec, Format::F32) || (format == Format::Bf16 && isa.has_tiles()) {
         return direct;

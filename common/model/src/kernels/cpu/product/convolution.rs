@@ -14,15 +14,15 @@ use super::half::native::Pairs;
 use super::half::round_pixels;
 use super::multiply::{Expanded, Single};
 use super::pack;
-use crate::ModelError;
-use crate::kernels::floats::Floats;
 use super::shared::Shared;
 use super::spec::{ConvolutionSpec, Format};
 use super::winograd::{self, Winograd};
+use crate::ModelError;
 use crate::kernels::cpu::isa::Isa;
+use crate::kernels::floats::Floats;
 
 /// A convolution or linear layer, ready to run.
-pub struct Convolution {
+pub(crate) struct Convolution {
     form: Form,
     geometry: Geometry,
     weights: Floats,
@@ -35,7 +35,7 @@ pub struct Convolution {
 /// - `sources`: each `[rows, source height, source width, channels]`
 /// - `row_bias`: `[rows or 1, out_channels]`
 /// - `residual`, `output`: `[rows, height, width, written channels]`
-pub struct Call<'a> {
+pub(crate) struct Call<'a> {
     /// Rows of the batch.
     pub rows: usize,
     /// The inputs.
@@ -56,7 +56,7 @@ impl Convolution {
     /// # Shapes
     /// - `weight`: `[out_channels, in_channels, kernel, kernel]`
     /// - `bias`: `[out_channels]`
-    pub fn prepare(
+    pub(crate) fn prepare(
         spec: ConvolutionSpec,
         isa: Isa,
         format: Format,
@@ -68,7 +68,7 @@ impl Convolution {
     }
 
     /// Packs the weights for a given algorithm: [`Self::prepare`] for measurements and tests.
-    pub fn with_algorithm(
+    pub(crate) fn with_algorithm(
         (spec, algorithm): (ConvolutionSpec, Algorithm),
         isa: Isa,
         format: Format,
@@ -93,27 +93,23 @@ impl Convolution {
     }
 
     /// Bytes of the packed weights and the bias.
-    pub fn packed_bytes(&self) -> usize {
+    pub(crate) fn packed_bytes(&self) -> usize {
         (self.weights.len() + self.bias.len()) * size_of::<f32>()
     }
 
     /// The algorithm that runs.
-    pub fn algorithm(&self) -> Algorithm {
+    #[cfg(test)]
+    pub(crate) fn algorithm(&self) -> Algorithm {
         self.form.algorithm
     }
 
     /// f32 of scratch that a run over so many rows needs, with as many threads as rayon has where this is called.
-    pub fn scratch_floats(&self, rows: usize) -> usize {
+    pub(crate) fn scratch_floats(&self, rows: usize) -> usize {
         self.form.scratch_floats(rows, rayon::current_num_threads())
     }
 
-    /// Height and width of the output.
-    pub fn output_size(&self) -> [usize; 2] {
-        self.geometry.output_size
-    }
-
     /// Computes the layer. Allocates nothing; the result's bits do not depend on the number of threads.
-    pub fn run(&self, call: Call<'_>) {
+    pub(crate) fn run(&self, call: Call<'_>) {
         self.check(&call);
         let mut sources = [&[][..]; SOURCES];
         sources[..call.sources.len()].copy_from_slice(call.sources);

@@ -3,8 +3,8 @@
 use pulp::{Simd, WithSimd};
 
 use super::shared::Shared;
-use crate::graph::Store;
 use crate::graph::Activation;
+use crate::graph::Store;
 use crate::kernels::cpu::vector::{gelu, swish};
 
 /// What one call adds to the sums, and where they go.

@@ -11,6 +11,7 @@ use crate::kernels::cpu::isa::Isa;
 /// A convolution without its weights.
 pub(crate) struct Form {
     pub(crate) spec: ConvolutionSpec,
+    #[cfg(test)]
     pub(crate) algorithm: Algorithm,
     pub(crate) isa: Isa,
     pub(crate) format: Format,
@@ -20,13 +21,13 @@ pub(crate) struct Form {
 }
 
 /// Bytes that [`super::Convolution::packed_bytes`] will be.
-pub fn packed_bytes(spec: &ConvolutionSpec, isa: Isa, format: Format) -> usize {
+pub(crate) fn packed_bytes(spec: &ConvolutionSpec, isa: Isa, format: Format) -> usize {
     let (algorithm, format) = algorithm(spec, isa, format);
     Form::new(spec.clone(), algorithm, isa, format).packed_bytes()
 }
 
 /// f32 of scratch that a run over so many rows needs with so many threads: what [`super::Convolution::scratch_floats`] will be.
-pub fn scratch_floats(spec: &ConvolutionSpec, isa: Isa, format: Format, rows: usize, threads: usize) -> usize {
+pub(crate) fn scratch_floats(spec: &ConvolutionSpec, isa: Isa, format: Format, rows: usize, threads: usize) -> usize {
     let (algorithm, format) = algorithm(spec, isa, format);
     Form::new(spec.clone(), algorithm, isa, format).scratch_floats(rows, threads)
 }
@@ -36,12 +37,28 @@ impl Form {
         spec.check();
         let Some(side) = algorithm.side() else {
             let layout = Layout::new(&spec, isa, format);
-            return Self { spec, algorithm, isa, format, layout, tiling: None };
+            return Self {
+                spec,
+                #[cfg(test)]
+                algorithm,
+                isa,
+                format,
+                layout,
+                tiling: None,
+            };
         };
         assert!(winograd::applies(&spec, format), "not a layer for Winograd's algorithm");
         let layout = winograd::weights_layout(&spec, isa);
         let tiling = Some(Tiling::new(side, spec.output_size(), &layout));
-        Self { spec, algorithm, isa, format, layout, tiling }
+        Self {
+            spec,
+            #[cfg(test)]
+            algorithm,
+            isa,
+            format,
+            layout,
+            tiling,
+        }
     }
 
     pub(crate) fn packed_bytes(&self) -> usize {

@@ -25,10 +25,12 @@ mod split;
 mod tile;
 mod winograd;
 
-pub use algorithm::{Algorithm, algorithm};
-pub use convolution::{Call, Convolution};
-pub use form::{packed_bytes, scratch_floats};
-pub use spec::{ConvolutionSpec, Format};
+#[cfg(test)]
+pub(crate) use algorithm::{Algorithm, algorithm};
+pub(crate) use convolution::{Call, Convolution};
+pub(crate) use form::{packed_bytes, scratch_floats};
+pub(crate) use spec::ConvolutionSpec;
+pub use spec::Format;
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use crate::graph::Store;
 
 /// What a convolution computes, at which size. A linear layer is kernel 1 over size `[1, tokens]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ConvolutionSpec {
+pub(crate) struct ConvolutionSpec {
     /// Channels of each input; they are concatenated along channels without being copied.
     pub sources: Vec<usize>,
     /// Channels that are computed; with [`Store::Geglu`] half as many are written.
@@ -34,7 +34,7 @@ pub enum Format {
 
 impl ConvolutionSpec {
     /// A linear layer over `tokens` tokens.
-    pub fn linear(in_channels: usize, out_channels: usize, tokens: usize, store: Store) -> Self {
+    pub(crate) fn linear(in_channels: usize, out_channels: usize, tokens: usize, store: Store) -> Self {
         Self {
             sources: vec![in_channels],
             out_channels,
@@ -48,29 +48,22 @@ impl ConvolutionSpec {
     }
 
     /// Channels of all inputs together.
-    pub fn in_channels(&self) -> usize {
+    pub(crate) fn in_channels(&self) -> usize {
         self.sources.iter().sum()
     }
 
     /// Height and width of the output.
-    pub fn output_size(&self) -> [usize; 2] {
+    pub(crate) fn output_size(&self) -> [usize; 2] {
         let [before, after] = self.padding;
         self.size.map(|size| (size + before + after + 1).saturating_sub(self.kernel).div_ceil(self.stride))
     }
 
     /// Channels of the output.
-    pub fn written_channels(&self) -> usize {
+    pub(crate) fn written_channels(&self) -> usize {
         match self.store {
             Store::Geglu => self.out_channels / 2,
             Store::Plain(_) => self.out_channels,
         }
-    }
-
-    /// Multiplications and additions of one row of the batch, done directly.
-    pub fn flops(&self) -> f64 {
-        let [height, width] = self.output_size();
-        let depth = self.in_channels() * self.kernel * self.kernel;
-        2.0 * (height * width) as f64 * depth as f64 * self.out_channels as f64
     }
 
     /// Panics where the specification is none: such a layer is our own bug.

@@ -58,7 +58,7 @@ impl Case {
     }
 
     pub(super) fn run(&self, convolution: &Convolution) -> Vec<f32> {
-        let [height, width] = convolution.output_size();
+        let [height, width] = self.spec.output_size();
         let mut output = vec![f32::NAN; self.rows * height * width * self.spec.written_channels()];
         let mut scratch = vec![f32::NAN; convolution.scratch_floats(self.rows)];
         let sources: Vec<&[f32]> = self.sources.iter().map(Vec::as_slice).collect();
@@ -74,7 +74,8 @@ impl Case {
     }
 
     pub(super) fn prepare(&self, algorithm: Algorithm, isa: Isa, format: Format) -> Convolution {
-        Convolution::with_algorithm((self.spec.clone(), algorithm), isa, format, &self.weight, self.bias.as_deref()).unwrap()
+        Convolution::with_algorithm((self.spec.clone(), algorithm), isa, format, &self.weight, self.bias.as_deref())
+            .unwrap()
     }
 
     /// The input at padded coordinates, all sources concatenated.

@@ -29,9 +29,9 @@ use super::layout::{Layout, ROWS};
 use super::multiply::Multiply;
 use super::shared::Shared;
 use super::spec::{ConvolutionSpec, Format};
-use crate::graph::Store;
 use super::split;
 use super::tile::{Rows, Tile, multiply_tile};
+use crate::graph::Store;
 
 /// f32 between the planes of two elements: without them planes of a power of two would all fall on the same lines of the cache.
 const GAP: usize = 16;

@@ -1,11 +1,11 @@
 //! Weights transformed and packed: `[panel][element][channel][column]`.
 
 use super::transform;
+use crate::ModelError;
 use crate::kernels::cpu::isa::Isa;
 use crate::kernels::cpu::product::layout::Layout;
-use crate::ModelError;
-use crate::kernels::floats::Floats;
 use crate::kernels::cpu::product::spec::{ConvolutionSpec, Format};
+use crate::kernels::floats::Floats;
 
 /// The panels of one element's product: those of a linear layer with the same channels.
 pub(crate) fn weights_layout(spec: &ConvolutionSpec, isa: Isa) -> Layout {
