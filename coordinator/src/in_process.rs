@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use asyncdiff_model::kernels::Kernels;
+use asyncdiff_common::wire::ComputeType;
+use asyncdiff_model::kernels::{Format, Kernels};
 use asyncdiff_plan::{DenoiseEngine, LinkCost, Situation, choose};
 use candle_core::{Device, Tensor};
 
@@ -23,7 +24,12 @@ const NO_LINK: LinkCost = LinkCost { latency_seconds: 0.0, bytes_per_second: 1e9
 /// # Shapes
 /// - returns: see [`Denoised`]
 pub fn run_in_process(store: &ModelStore, spec: JobSpec, ranks: usize) -> Result<Denoised, JobFailed> {
-    let job = CheckedJob::new(store, spec)?;
+    let mut job = CheckedJob::new(store, spec)?;
+    job.setup.settle_compute(std::iter::once(ComputeType::F32));
+    let format = match job.setup.denoiser.compute {
+        ComputeType::Bf16 => Format::Bf16,
+        ComputeType::F32 => Format::F32,
+    };
     let noise = job.noise();
     let (setup, now) = (&job.setup, Instant::now());
     let layer_seconds: Vec<f64> = setup.program.program.layers.iter().map(|layer| layer.flops as f64).collect();
@@ -47,7 +53,7 @@ pub fn run_in_process(store: &ModelStore, spec: JobSpec, ranks: usize) -> Result
     let parts = Parts {
         program: &setup.program,
         weights: store.denoiser_weights(),
-        kernels: &Kernels::for_device(&Device::Cpu),
+        kernels: &Kernels::for_device(&Device::Cpu).with_format(format),
         timesteps: &timesteps,
         conditions: &conditions,
     };

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use asyncdiff_model::formula;
-use asyncdiff_plan::{PlacedPlan, Program, Wishes};
+use asyncdiff_plan::{Rank, Wishes};
 
 pub use report::{PipelineReport, WorkerWeights};
 
 use crate::actors::Limits;
-use crate::job::{JobSettings, JobSummary};
+use crate::cluster::PlannedJob;
+use crate::job::{Dtype, JobSettings, JobSummary};
 use crate::job_spec::{ConditionTensor, Conditions, InitialLatents, JobSpec, Product};
 use crate::local_cluster::{LocalCluster, LocalClusterConfig};
 use crate::model_store::{FormulaModel, ModelStore};
@@ -48,6 +49,8 @@ pub struct PipelineBench {
     pub wishes: Wishes,
     /// Threads of each worker.
     pub threads_per_worker: u32,
+    /// What the denoiser is computed in.
+    pub dtype: Dtype,
 }
 
 impl PipelineBench {
@@ -60,14 +63,14 @@ impl PipelineBench {
         let alone = Wishes { components: Some(1), split_guidance: Some(false), ..Wishes::default() };
         let warm = std::num::NonZeroU32::MIN.saturating_add(3);
         for (cluster, wishes) in [(&pair, &alone), (&pair, &self.wishes), (&copies[0], &alone), (&copies[1], &alone)] {
-            make(cluster, spec(warm, wishes)).await?;
+            make(cluster, self.spec(warm, wishes)).await?;
         }
         for repeat in 1..=self.repeats {
-            let one = make(&pair, spec(self.steps, &alone)).await?;
-            let two = make(&pair, spec(self.steps, &self.wishes)).await?;
+            let one = make(&pair, self.spec(self.steps, &alone)).await?;
+            let two = make(&pair, self.spec(self.steps, &self.wishes)).await?;
             let (first, second) = tokio::try_join!(
-                make(&copies[0], spec(self.steps, &alone)),
-                make(&copies[1], spec(self.steps, &alone)),
+                make(&copies[0], self.spec(self.steps, &alone)),
+                make(&copies[1], self.spec(self.steps, &alone)),
             )?;
             let longer = first.denoise_seconds.max(second.denoise_seconds);
             on_progress(format!(
@@ -78,13 +81,36 @@ impl PipelineBench {
             measured.copies.push(longer);
             measured.two.push(two);
         }
-        let plan = pair.cluster().plan(&settings(self.steps, &self.wishes)).await?;
-        let weights = worker_weights(&plan.program, &plan.choice.placed, &measured.two);
+        let plan = pair.cluster().plan(&self.settings(self.steps, &self.wishes)).await?;
+        let weights = worker_weights(&plan, &measured.two);
         for cluster in std::iter::once(pair).chain(copies) {
             cluster.shutdown(STOP_WITHIN).await;
         }
         let largest_share = largest_share(&plan.choice.prediction.busy);
         PipelineReport::new(self, &measured, largest_share, weights).context("nothing was measured")
+    }
+
+    fn settings(&self, steps: std::num::NonZeroU32, wishes: &Wishes) -> JobSettings {
+        JobSettings {
+            steps,
+            guidance_scale: GUIDANCE_SCALE,
+            size: Some((SIDE, SIDE)),
+            wishes: wishes.clone(),
+            dtype: self.dtype,
+            ..JobSettings::default()
+        }
+    }
+
+    fn spec(&self, steps: std::num::NonZeroU32, wishes: &Wishes) -> JobSpec {
+        let shape: Vec<usize> = CONDITION.iter().map(|&axis| axis as usize).collect();
+        let values = formula::input("prompt_embeds", &shape, 1);
+        let condition = ConditionTensor { shape: CONDITION.to_vec(), values };
+        JobSpec {
+            conditions: Conditions::Tensors(BTreeMap::from([("encoder_hidden_states".to_owned(), condition)])),
+            latents: InitialLatents::Seed(0),
+            settings: self.settings(steps, wishes),
+            product: Product::Latents,
+        }
     }
 
     async fn cluster(&self, workers: usize) -> anyhow::Result<LocalCluster> {
@@ -125,43 +151,20 @@ async fn make(local: &LocalCluster, spec: JobSpec) -> anyhow::Result<JobSummary>
     record.summary.context("the job ended without a summary")
 }
 
-fn settings(steps: std::num::NonZeroU32, wishes: &Wishes) -> JobSettings {
-    JobSettings {
-        steps,
-        guidance_scale: GUIDANCE_SCALE,
-        size: Some((SIDE, SIDE)),
-        wishes: wishes.clone(),
-        ..JobSettings::default()
-    }
-}
-
-fn spec(steps: std::num::NonZeroU32, wishes: &Wishes) -> JobSpec {
-    let shape: Vec<usize> = CONDITION.iter().map(|&axis| axis as usize).collect();
-    let values = formula::input("prompt_embeds", &shape, 1);
-    let condition = ConditionTensor { shape: CONDITION.to_vec(), values };
-    JobSpec {
-        conditions: Conditions::Tensors(BTreeMap::from([("encoder_hidden_states".to_owned(), condition)])),
-        latents: InitialLatents::Seed(0),
-        settings: settings(steps, wishes),
-        product: Product::Latents,
-    }
-}
-
 /// The largest component's part of a step's work, from how busy the ranks are predicted to be.
 fn largest_share(busy: &[f64]) -> f64 {
     let total: f64 = busy.iter().sum();
     busy.iter().copied().fold(0.0, f64::max) / total
 }
 
-/// What each rank holds against its share of the weights.
-fn worker_weights(program: &Program, placed: &PlacedPlan, jobs: &[JobSummary]) -> Vec<WorkerWeights> {
+/// What each rank holds, against what the plan says of its layers in the form that kernels hold them in.
+fn worker_weights(plan: &PlannedJob, jobs: &[JobSummary]) -> Vec<WorkerWeights> {
+    let placed = &plan.choice.placed;
     let resident = jobs.last().map(|job| job.resident_bytes.clone()).unwrap_or_default();
-    let share = |rank| {
+    let share = |rank: Rank| {
         let layers: Vec<_> = placed.part(rank).components.into_iter().flat_map(|(_, layers)| layers).collect();
-        let layers = program.with_shared(&layers).into_iter();
-        let weights = layers.flat_map(|layer| &program.layer(layer).weights);
-        // Computed in f32.
-        4 * weights.map(asyncdiff_plan::WeightSpec::elements).sum::<u64>()
+        let layers = plan.program.with_shared(&layers).into_iter();
+        layers.map(|layer| plan.costs[rank.index()][layer.index()].resident_bytes).sum()
     };
     let pair = |(rank, resident_bytes)| WorkerWeights { share_bytes: share(rank), resident_bytes };
     placed.ranks().zip(resident).map(pair).collect()

@@ -88,7 +88,7 @@ enum Goal {
 
 /// What the denoiser is computed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum DtypeArg {
+pub(crate) enum DtypeArg {
     /// bf16 where all workers are fast at it, else f32
     Auto,
     /// bfloat16
@@ -149,13 +149,19 @@ impl JobArgs {
                 split_guidance: self.split_guidance,
                 round_start: None,
             },
-            dtype: match self.dtype {
-                None | Some(DtypeArg::Auto) => Dtype::Auto,
-                Some(DtypeArg::Bf16) => Dtype::Bf16,
-                Some(DtypeArg::F16) => Dtype::F16,
-                Some(DtypeArg::F32) => Dtype::F32,
-            },
+            dtype: self.dtype.map_or(Dtype::Auto, Dtype::from),
             trace: false,
+        }
+    }
+}
+
+impl From<DtypeArg> for Dtype {
+    fn from(argument: DtypeArg) -> Self {
+        match argument {
+            DtypeArg::Auto => Self::Auto,
+            DtypeArg::Bf16 => Self::Bf16,
+            DtypeArg::F16 => Self::F16,
+            DtypeArg::F32 => Self::F32,
         }
     }
 }

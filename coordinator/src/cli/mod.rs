@@ -12,7 +12,7 @@ use asyncdiff_common::exit::ExitCode;
 use asyncdiff_common::telemetry::{self, LogFormat, Verbosity};
 use clap::{Parser, Subcommand};
 
-pub(crate) use args::{JobArgs, OutputArgs};
+pub(crate) use args::{DtypeArg, JobArgs, OutputArgs};
 pub(crate) use connect::{CLIENT_LINE_FILE, ConnectArgs, default_state_dir};
 pub(crate) use console::{note, print_line};
 pub use failure::Failure;

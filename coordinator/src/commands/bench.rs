@@ -7,7 +7,7 @@ use asyncdiff_plan::{Cut, CutShape, Wishes};
 use clap::{Args, Subcommand};
 
 use crate::bench::PipelineBench;
-use crate::cli::{Failure, note, print_line};
+use crate::cli::{DtypeArg, Failure, note, print_line};
 
 /// Arguments of `bench`.
 #[derive(Args, Debug)]
@@ -48,6 +48,10 @@ struct PipelineArgs {
     #[arg(long, default_value = "1")]
     threads_per_worker: NonZeroU32,
 
+    /// What the denoiser is computed in
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
+    dtype: DtypeArg,
+
     /// Print JSON instead of a Markdown table
     #[arg(long)]
     json: bool,
@@ -69,6 +73,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
             ..Wishes::default()
         },
         threads_per_worker: args.threads_per_worker.get(),
+        dtype: args.dtype.into(),
     };
     let mut on_progress = |line: String| note(&line);
     let report = bench.run(&mut on_progress).await.map_err(Failure::operator)?;

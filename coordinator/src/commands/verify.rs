@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use asyncdiff_common::exit::ExitCode;
-use clap::Args;
+use asyncdiff_common::wire::ComputeType;
+use clap::{Args, ValueEnum};
 
 use crate::cli::{Failure, print_line};
 use crate::verify::{Line, Way, verify};
@@ -19,9 +20,22 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_enum, default_value_t = Way::InProcess)]
     way: Way,
 
+    /// What denoising runs are computed in; the tolerance of bf16 is wider
+    #[arg(long, value_enum, default_value_t = Compute::F32)]
+    dtype: Compute,
+
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
+}
+
+/// What denoising runs are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Compute {
+    /// bfloat16
+    Bf16,
+    /// Single precision
+    F32,
 }
 
 /// Prints a line for each run and part; the exit code says whether all agree.
@@ -43,7 +57,11 @@ pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
             unwritten.get_or_insert(failure);
         }
     };
-    verify(&args.folder, args.way, &mut on_line).await.map_err(Failure::operator)?;
+    let compute = match args.dtype {
+        Compute::Bf16 => ComputeType::Bf16,
+        Compute::F32 => ComputeType::F32,
+    };
+    verify(&args.folder, (args.way, compute), &mut on_line).await.map_err(Failure::operator)?;
     if let Some(failure) = unwritten {
         return Err(failure);
     }

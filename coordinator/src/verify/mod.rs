@@ -11,6 +11,8 @@ mod ways;
 
 use std::path::Path;
 
+use asyncdiff_common::wire::ComputeType;
+
 pub use golden::GoldenError;
 pub use report::{Line, Verdict};
 pub use ways::Way;
@@ -21,18 +23,27 @@ use runs::Family;
 use ways::Runner;
 
 /// Checks a folder of golden data, or a folder of such folders, and hands out a line for each run and part.
-pub async fn verify(path: &Path, way: Way, on_line: &mut (dyn FnMut(Line) + Send)) -> Result<(), GoldenError> {
+pub async fn verify(
+    path: &Path,
+    (way, compute): (Way, ComputeType),
+    on_line: &mut (dyn FnMut(Line) + Send),
+) -> Result<(), GoldenError> {
     for (folder, kind) in golden::find(path)? {
         match kind {
+            // Text encoders and VAEs are computed in f32 always.
             GoldenKind::Parts => parts::verify(&folder, on_line)?,
-            GoldenKind::Runs => verify_runs(&folder, way, on_line).await?,
+            GoldenKind::Runs => verify_runs(&folder, (way, compute), on_line).await?,
         }
     }
     Ok(())
 }
 
-async fn verify_runs(path: &Path, way: Way, on_line: &mut (dyn FnMut(Line) + Send)) -> Result<(), GoldenError> {
-    let family = Family::open(path)?;
+async fn verify_runs(
+    path: &Path,
+    (way, compute): (Way, ComputeType),
+    on_line: &mut (dyn FnMut(Line) + Send),
+) -> Result<(), GoldenError> {
+    let family = Family::open(path, compute)?;
     let mut all = |verdict: Verdict| {
         for name in family.run_names() {
             on_line(Line { name, verdict: verdict.clone(), digest: None });

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::path::Path;
 
+use asyncdiff_common::wire::ComputeType;
 use asyncdiff_model::formula;
 use asyncdiff_plan::{Cut, Prefer, TimeShift, Wishes};
 use serde::Deserialize;
@@ -17,6 +18,10 @@ use crate::model_store::FormulaModel;
 /// f32 against f32 of another implementation over a whole run; the same semantics in f64 differ by at most 7.3e-6, wrong semantics by at
 /// least 4e-2.
 const TOLERANCE: f64 = 1e-4;
+
+/// The same in bf16: a factor's rounding is 2^-9 of it, errors of a sum's terms cancel in part, and some forty layers and a dozen steps of a
+/// network with made-up weights add theirs.
+const BF16_TOLERANCE: f64 = 5e-2;
 
 /// Families whose runs are made by this program.
 const SUPPORTED: [&str; 2] = ["sd15", "sd21"];
@@ -65,6 +70,7 @@ struct Run {
 pub(super) struct Family {
     folder: GoldenFolder,
     description: Description,
+    compute: ComputeType,
 }
 
 /// One run to make.
@@ -82,9 +88,9 @@ fn guidance_off() -> f64 {
 
 impl Family {
     /// Opens a folder.
-    pub(super) fn open(path: &Path) -> Result<Self, GoldenError> {
+    pub(super) fn open(path: &Path, compute: ComputeType) -> Result<Self, GoldenError> {
         let (folder, description) = GoldenFolder::open(path, GoldenKind::Runs)?;
-        Ok(Self { folder, description })
+        Ok(Self { folder, description, compute })
     }
 
     /// Why the family is not supported, if it is not.
@@ -132,8 +138,15 @@ impl Family {
         let comparisons: Result<Vec<_>, GoldenError> =
             [compare(latents_name, latents), compare(prediction_name, last_prediction)].into_iter().collect();
         match comparisons {
-            Ok(comparisons) => Verdict::of(TOLERANCE, comparisons),
+            Ok(comparisons) => Verdict::of(self.tolerance(), comparisons),
             Err(error) => Verdict::Broken { reason: error.to_string() },
+        }
+    }
+
+    fn tolerance(&self) -> f64 {
+        match self.compute {
+            ComputeType::Bf16 => BF16_TOLERANCE,
+            ComputeType::F32 => TOLERANCE,
         }
     }
 
@@ -170,7 +183,10 @@ impl Family {
             guidance_scale: self.description.guidance_scale,
             size: Some((PIXELS_PER_LATENT * dims.w, PIXELS_PER_LATENT * dims.h)),
             wishes,
-            dtype: Dtype::F32,
+            dtype: match self.compute {
+                ComputeType::Bf16 => Dtype::Bf16,
+                ComputeType::F32 => Dtype::F32,
+            },
             ..JobSettings::default()
         };
         let spec = JobSpec {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use asyncdiff_coordinator::job::{JobRequest, JobSettings};
+use asyncdiff_coordinator::job::{Dtype, JobRequest, JobSettings};
 use asyncdiff_coordinator::{
     Cluster, JobSpec, LOCAL_WORKER, Limits, LocalCluster, LocalClusterConfig, ModelStore, demo_checkpoint,
 };
@@ -37,16 +37,18 @@ struct Setting {
     components: usize,
     stride: u32,
     warm_up: u32,
+    dtype: Dtype,
 }
 
 /// The rows of the table; the first is what the others are compared with.
-const SETTINGS: [Setting; 6] = [
-    Setting { name: "sequential", components: 1, stride: 1, warm_up: 1 },
-    Setting { name: "N=2 S=1", components: 2, stride: 1, warm_up: 1 },
-    Setting { name: "N=3 S=1", components: 3, stride: 1, warm_up: 1 },
-    Setting { name: "N=4 S=1", components: 4, stride: 1, warm_up: 1 },
-    Setting { name: "N=2 S=2", components: 2, stride: 2, warm_up: 1 },
-    Setting { name: "N=3 S=2 warm-up 5", components: 3, stride: 2, warm_up: 5 },
+const SETTINGS: [Setting; 7] = [
+    Setting { name: "sequential", components: 1, stride: 1, warm_up: 1, dtype: Dtype::F32 },
+    Setting { name: "sequential, bf16", components: 1, stride: 1, warm_up: 1, dtype: Dtype::Bf16 },
+    Setting { name: "N=2 S=1", components: 2, stride: 1, warm_up: 1, dtype: Dtype::F32 },
+    Setting { name: "N=3 S=1", components: 3, stride: 1, warm_up: 1, dtype: Dtype::F32 },
+    Setting { name: "N=4 S=1", components: 4, stride: 1, warm_up: 1, dtype: Dtype::F32 },
+    Setting { name: "N=2 S=2", components: 2, stride: 2, warm_up: 1, dtype: Dtype::F32 },
+    Setting { name: "N=3 S=2 warm-up 5", components: 3, stride: 2, warm_up: 5, dtype: Dtype::F32 },
 ];
 
 /// What the program is started with.
@@ -177,6 +179,7 @@ impl Setting {
             guidance_scale: GUIDANCE_SCALE,
             scheduler: Some(SCHEDULER.to_owned()),
             wishes: self.wishes()?,
+            dtype: self.dtype,
             ..JobSettings::default()
         };
         let request = JobRequest { prompt: scene.to_string(), negative_prompt: String::new(), settings };
