@@ -132,5 +132,5 @@ async fn layers_of_a_simulated_device_are_measured_as_it_is_told() {
     let measured = single.coordinator.request(&worker, body).await;
     let Ok(WorkerReply::Measured { layers }) = measured else { panic!("{measured:?}") };
     assert_eq!(layers.iter().map(|layer| layer.seconds).collect::<Vec<_>>(), [0.001, 0.001]);
-    assert!(layers.iter().all(|layer| layer.resident_bytes > 0 && layer.working_bytes > 0), "{layers:?}");
+    assert!(layers.iter().all(|layer| layer.resident_bytes > 0), "{layers:?}");
 }

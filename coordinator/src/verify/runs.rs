@@ -19,9 +19,9 @@ use crate::model_store::FormulaModel;
 /// least 4e-2.
 const TOLERANCE: f64 = 1e-4;
 
-/// The same in bf16: a factor's rounding is 2^-9 of it, errors of a sum's terms cancel in part, and some forty layers and a dozen steps of a
-/// network with made-up weights add theirs.
-const BF16_TOLERANCE: f64 = 5e-2;
+/// The same in bf16, at most 4.8e-2 over all runs: a factor's rounding is 2^-9 of it, and some forty layers of made-up weights and a dozen
+/// guided steps pass it on. That a plan's semantics are right is f32's to say; this says that bf16 computes the same network.
+const BF16_TOLERANCE: f64 = 1e-1;
 
 /// Families whose runs are made by this program.
 const SUPPORTED: [&str; 2] = ["sd15", "sd21"];

@@ -58,7 +58,9 @@ impl Step {
     }
 
     pub(super) fn resident_bytes(&self) -> u64 {
-        self.weights.iter().map(|weight| 4 * weight.elem_count() as u64).sum()
+        // Frequencies are no parameters.
+        let parameters = if matches!(self.op, Op::Sinusoids(_)) { &[][..] } else { &self.weights };
+        parameters.iter().map(|weight| 4 * weight.elem_count() as u64).sum()
     }
 
     fn convolution(&self, op: &ConvolutionOp, operands: &[Tensor]) -> Result<Tensor, ModelError> {

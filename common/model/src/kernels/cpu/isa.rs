@@ -29,7 +29,7 @@ pub enum Isa {
 }
 
 /// The environment's variable that caps what is used, so that every lesser path can be tested and measured on a better CPU: `portable`,
-/// `neon`, `avx2`, `avx512`, `avx512-bf16` or `amx`.
+/// `neon`, `avx2`, `avx512`, `avx512-bf16` or `amx`, which is used only where it is named.
 pub const CAP_VARIABLE: &str = "ASYNCDIFF_CPU";
 
 impl Isa {
@@ -85,7 +85,8 @@ impl Isa {
                 found.push(Self::Avx512);
                 if std::arch::is_x86_feature_detected!("avx512bf16") {
                     found.push(Self::Avx512Bf16);
-                    if super::product::amx::available() {
+                    // The tile instructions were tested in emulation only: until they have run on a CPU that has them, they must be asked for.
+                    if named_cap() == Some(Self::Amx) && super::product::amx::available() {
                         found.push(Self::Amx);
                     }
                 }
@@ -100,17 +101,7 @@ impl Isa {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| {
             let found = Self::available();
-            let greatest = found.last().copied().unwrap_or(Self::Portable);
-            let Ok(text) = std::env::var(CAP_VARIABLE) else { return greatest };
-            let Some(cap) = Self::from_name(&text) else {
-                let names: Vec<&str> = Self::ALL.iter().map(|isa| isa.name()).collect();
-                tracing::warn!(
-                    found = text,
-                    known = names.join(", "),
-                    "{CAP_VARIABLE} names no instruction set and has no effect"
-                );
-                return greatest;
-            };
+            let cap = named_cap().or(found.last().copied()).unwrap_or(Self::Portable);
             found.into_iter().rfind(|&isa| isa <= cap).unwrap_or(Self::Portable)
         })
     }
@@ -155,4 +146,16 @@ impl Isa {
     fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|isa| isa.name() == name)
     }
+}
+
+/// The instruction set that the environment names, if it names one.
+fn named_cap() -> Option<Isa> {
+    let text = std::env::var(CAP_VARIABLE).ok()?;
+    let cap = Isa::from_name(&text);
+    if cap.is_none() {
+        let names: Vec<&str> = Isa::ALL.iter().map(|isa| isa.name()).collect();
+        let known = names.join(", ");
+        tracing::warn!(found = text, known, "{CAP_VARIABLE} names no instruction set and has no effect");
+    }
+    cap
 }

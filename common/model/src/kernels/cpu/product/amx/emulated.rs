@@ -23,6 +23,7 @@ impl Tiles for Emulated {
         self.0[TILE].fill(0.0);
     }
 
+    // SAFETY: as the trait asks of callers.
     unsafe fn load<const TILE: usize>(&mut self, rows: *const f32, stride: usize) {
         for (row, line) in self.0[TILE].as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
@@ -42,6 +43,7 @@ impl Tiles for Emulated {
         }
     }
 
+    // SAFETY: as the trait asks of callers.
     unsafe fn store<const TILE: usize>(&mut self, rows: *mut f32, stride: usize) {
         for (row, line) in self.0[TILE].as_chunks::<SIDE>().0.iter().enumerate() {
             // SAFETY: the caller's promise.

@@ -89,6 +89,7 @@ impl Tiles for Hardware {
         unsafe { asm!("tilezero tmm{tile}", tile = const TILE, options(nostack, nomem, preserves_flags)) };
     }
 
+    // SAFETY: as the trait asks of callers.
     #[inline(always)]
     unsafe fn load<const TILE: usize>(&mut self, rows: *const f32, stride: usize) {
         // SAFETY: the tile is configured, the caller promises its rows.
@@ -113,6 +114,7 @@ impl Tiles for Hardware {
         }
     }
 
+    // SAFETY: as the trait asks of callers.
     #[inline(always)]
     unsafe fn store<const TILE: usize>(&mut self, rows: *mut f32, stride: usize) {
         // SAFETY: the tile is configured, the caller promises room for its rows.
