@@ -14,6 +14,7 @@ mod in_process;
 pub mod job;
 mod job_spec;
 mod local_cluster;
+mod local_cpus;
 pub mod local_workers;
 mod model_store;
 pub mod picture;

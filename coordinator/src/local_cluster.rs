@@ -39,6 +39,8 @@ pub struct LocalClusterConfig {
     pub workers: usize,
     /// Threads of each.
     pub threads_per_worker: u32,
+    /// The CPUs that each worker's threads are kept on, such as `0,1`; without an entry wherever the operating system likes.
+    pub cpus: Vec<String>,
     /// Deadlines and bounds.
     pub limits: Limits,
     /// The program that workers are, and its arguments, if not this one: see [`ProcessSettings::program`].
@@ -96,9 +98,9 @@ impl LocalCluster {
             data_port: node.data_address().port(),
         };
         let join_line = authority.invite(vec![address], JOIN_LINE_VALID)?.to_string();
-        let LocalClusterConfig { store, model, workers, threads_per_worker, limits, program } = config;
+        let LocalClusterConfig { store, model, workers, threads_per_worker, cpus, limits, program } = config;
         let cluster = Cluster::start(ClusterConfig { network: Arc::new(node), store, limits }).await?;
-        let settings = ProcessSettings { program, workers, threads: threads_per_worker, join_line, model };
+        let settings = ProcessSettings { program, workers, threads: threads_per_worker, cpus, join_line, model };
         let mut processes = WorkerProcesses::start(&settings)?;
         tokio::select! {
             joined = cluster.wait_for_workers(workers, JOIN_WITHIN) => joined?,

@@ -40,6 +40,8 @@ pub struct ProcessSettings {
     pub workers: usize,
     /// Threads of each.
     pub threads: u32,
+    /// The CPUs that each one's threads are kept on, as `worker join --cpus` takes them; without an entry wherever the operating system likes.
+    pub cpus: Vec<String>,
     /// What lets them in.
     pub join_line: String,
     /// A checkpoint that they read themselves.
@@ -91,7 +93,7 @@ impl WorkerProcesses {
         let mut processes = Self { names: Vec::new(), stdins: Vec::new(), exits, _watching: Vec::new(), _state: state };
         for index in 1..=settings.workers {
             let name = format!("local-{index}");
-            let mut child = processes.spawn(settings, &name)?;
+            let mut child = processes.spawn(settings, index - 1, &name)?;
             processes.stdins.extend(child.stdin.take());
             processes._watching.push(OwnedTask::spawn(watch(name.clone(), child, exited.clone())));
             processes.names.push(name);
@@ -126,7 +128,7 @@ impl WorkerProcesses {
         }
     }
 
-    fn spawn(&self, settings: &ProcessSettings, name: &str) -> Result<Child, ProcessError> {
+    fn spawn(&self, settings: &ProcessSettings, index: usize, name: &str) -> Result<Child, ProcessError> {
         let this = || std::env::current_exe().map(|path| (path, vec![OsString::from(LOCAL_WORKER)]));
         let program = settings.program.clone().map_or_else(this, Ok);
         let unknown = |source| ProcessError::Spawn { program: PathBuf::from("this program"), source };
@@ -149,6 +151,9 @@ impl WorkerProcesses {
             // before.
             .process_group(0)
             .kill_on_drop(true);
+        if let Some(cpus) = settings.cpus.get(index) {
+            command.args(["--cpus", cpus]);
+        }
         if let Some(model) = &settings.model {
             command.args(["--model", model]);
         }
@@ -201,8 +206,14 @@ mod tests {
     fn shell(script: &str, workers: usize) -> WorkerProcesses {
         let arguments = ["-c", script].map(OsString::from).to_vec();
         let program = Some((PathBuf::from("/bin/sh"), arguments));
-        let settings =
-            ProcessSettings { program, workers, threads: 1, join_line: "adj1.secret".to_owned(), model: None };
+        let settings = ProcessSettings {
+            program,
+            workers,
+            threads: 1,
+            cpus: Vec::new(),
+            join_line: "adj1.secret".to_owned(),
+            model: None,
+        };
         WorkerProcesses::start(&settings).unwrap()
     }
 
@@ -237,6 +248,7 @@ mod tests {
             program: Some((PathBuf::from("/nonexistent/worker"), Vec::new())),
             workers: 1,
             threads: 1,
+            cpus: Vec::new(),
             join_line: String::new(),
             model: None,
         };

@@ -10,9 +10,11 @@ use tokio::sync::watch;
 /// Settings of one worker.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
-    /// Threads that compute layers. Default: the machine's cores. More than there are cores makes everything slower. The process's thread pool
-    /// must have been made with this number; see [`crate::cli`].
+    /// Threads that compute layers. Default: the machine's cores. More than there are cores makes everything slower.
     pub threads: u32,
+    /// The CPUs that they are kept on, one each. Default: none, and they run where the operating system likes. Fewer than `threads` makes
+    /// threads share.
+    pub cpus: Vec<Cpu>,
     /// Bytes that components may take. Default: what the machine has available when the worker starts. Less refuses large components early;
     /// more risks being killed by the operating system.
     pub memory_bytes: u64,
@@ -24,6 +26,10 @@ pub struct WorkerConfig {
     /// Told when the worker becomes a member and when it loses the coordinator. Default: nobody.
     pub membership: Option<watch::Sender<Membership>>,
 }
+
+/// A CPU by the number that the operating system has for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cpu(pub usize);
 
 /// What computes layers.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +64,7 @@ impl WorkerConfig {
     pub fn new() -> Self {
         Self {
             threads: 1,
+            cpus: Vec::new(),
             memory_bytes: asyncdiff_common::system::available_memory_bytes(),
             model: None,
             device: DeviceKind::default(),

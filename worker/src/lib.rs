@@ -19,6 +19,6 @@ mod run;
 mod tensor_bytes;
 mod weights;
 
-pub use config::{DeviceKind, LayerTime, Membership, WorkerConfig};
+pub use config::{Cpu, DeviceKind, LayerTime, Membership, WorkerConfig};
 pub use error::WorkerError;
 pub use run::run;

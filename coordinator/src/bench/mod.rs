@@ -17,6 +17,7 @@ use crate::cluster::PlannedJob;
 use crate::job::{Dtype, JobSettings, JobSummary};
 use crate::job_spec::{ConditionTensor, Conditions, InitialLatents, JobSpec, Product};
 use crate::local_cluster::{LocalCluster, LocalClusterConfig};
+use crate::local_cpus::place;
 use crate::model_store::{FormulaModel, ModelStore};
 
 /// The UNet of the benchmark: the topology of SD 2.1 at 64/128/256/256 channels.
@@ -56,8 +57,10 @@ pub struct PipelineBench {
 impl PipelineBench {
     /// Measures, in turn: one worker, two workers, and two workers that each make a picture of their own.
     pub async fn run(&self, on_progress: &mut (dyn FnMut(String) + Send)) -> anyhow::Result<PipelineReport> {
-        let pair = self.cluster(2).await?;
-        let copies = [self.cluster(1).await?, self.cluster(1).await?];
+        let cpus = place(2, self.threads_per_worker as usize);
+        let of_copy = |index: usize| cpus.get(index).cloned().into_iter().collect();
+        let copies = [self.cluster(1, of_copy(0)).await?, self.cluster(1, of_copy(1)).await?];
+        let pair = self.cluster(2, cpus).await?;
         let mut measured = Measured::default();
         // The first jobs load weights and measure layers; what they take is not counted by a denoising loop, but caches fill.
         let alone = Wishes { components: Some(1), split_guidance: Some(false), ..Wishes::default() };
@@ -113,7 +116,7 @@ impl PipelineBench {
         }
     }
 
-    async fn cluster(&self, workers: usize) -> anyhow::Result<LocalCluster> {
+    async fn cluster(&self, workers: usize, cpus: Vec<String>) -> anyhow::Result<LocalCluster> {
         let model = FormulaModel {
             name: "UNet 64/128/256/256".to_owned(),
             denoiser_config: DENOISER.to_owned(),
@@ -125,6 +128,7 @@ impl PipelineBench {
             model: None,
             workers,
             threads_per_worker: self.threads_per_worker,
+            cpus,
             limits: Limits::default(),
             program: None,
         };

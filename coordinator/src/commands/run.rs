@@ -19,6 +19,7 @@ use crate::cluster::Cluster;
 use crate::job::{JobRecord, JobRequest, JobSettings};
 use crate::job_spec::{JobOutcome, JobSpec};
 use crate::local_cluster::{LocalCluster, LocalClusterConfig};
+use crate::local_cpus::{place, share_out};
 use crate::render::{Alone, Progress, chrome_trace};
 use crate::serve_config::ServeConfig;
 
@@ -48,6 +49,10 @@ pub(crate) struct RunArgs {
     /// Threads that each of them computes with [default: cores divided by workers, at least 1]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Workers")]
     threads_per_worker: Option<u32>,
+
+    /// CPUs that the workers' threads are kept on, one each, such as 0-3; `any` for wherever the operating system likes [default: a core for each thread where there are enough]
+    #[arg(long, value_name = "LIST|any", help_heading = "Workers")]
+    cpus: Option<String>,
 
     #[command(flatten)]
     output: OutputArgs,
@@ -93,6 +98,7 @@ async fn start(args: &RunArgs, progress: &Progress) -> Result<(LocalCluster, Job
         model: args.model.clone(),
         workers: args.workers.into(),
         threads_per_worker: threads,
+        cpus: cpus(args.cpus.as_deref(), usize::from(args.workers), threads as usize)?,
         limits: config.limits,
         program: None,
     });
@@ -141,6 +147,15 @@ async fn one_job(
     let lost = || Failure::new(ExitCode::Bug, format!("the picture of {} is not there", job.id));
     let outcome = outcome.ok_or_else(lost)?;
     Ok((job, outcome))
+}
+
+/// The CPUs of each worker, as `worker join --cpus` takes them.
+fn cpus(asked: Option<&str>, workers: usize, threads: usize) -> Result<Vec<String>, Failure> {
+    match asked {
+        None => Ok(place(workers, threads)),
+        Some("any") => Ok(Vec::new()),
+        Some(list) => share_out(list, workers, threads).map_err(Failure::operator),
+    }
 }
 
 fn threads_per_worker(workers: u16) -> u32 {

@@ -55,6 +55,7 @@ impl Runner {
                     model: None,
                     workers,
                     threads_per_worker: THREADS_PER_WORKER,
+                    cpus: Vec::new(),
                     limits: Limits::default(),
                     program: None,
                 };

@@ -130,6 +130,7 @@ impl Setting {
                 model: None,
                 workers: self.workers(),
                 threads_per_worker: 1,
+                cpus: Vec::new(),
                 limits: Limits::default(),
                 program,
             };

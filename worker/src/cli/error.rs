@@ -66,16 +66,6 @@ pub enum CliError {
     /// Logs cannot be started.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
-    /// The number of threads cannot be set.
-    #[error(
-        "cannot start again with {threads} threads: {source}\nhint: set RAYON_NUM_THREADS={threads} and start it again"
-    )]
-    Threads {
-        /// How many.
-        threads: u32,
-        /// What the operating system says.
-        source: io::Error,
-    },
     /// The join line cannot be used.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -98,7 +88,7 @@ impl CliError {
         match self {
             Self::Worker(error) => error.exit_code(),
             Self::Enrol(EnrolError::Unreachable { .. } | EnrolError::VersionMismatch { .. }) => ExitCode::Peer,
-            Self::Runtime(_) | Self::Signals(_) | Self::Threads { .. } => ExitCode::Hardware,
+            Self::Runtime(_) | Self::Signals(_) => ExitCode::Hardware,
             Self::Enrol(_)
             | Self::EnrolledAs { .. }
             | Self::Identity(_)

@@ -37,7 +37,12 @@ pub(super) async fn join(options: JoinOptions, threads: NonZeroU32, lifetime: Li
     let node = Arc::new(QuicNode::start(quic).await?);
     let network = Advertised { node: Arc::clone(&node), host: options.advertise.clone() };
     let (membership, changes) = watch::channel(Membership::Joining);
-    let mut config = WorkerConfig { threads: threads.get(), model: options.model.clone(), ..WorkerConfig::new() };
+    let mut config = WorkerConfig {
+        threads: threads.get(),
+        cpus: options.cpus().to_vec(),
+        model: options.model.clone(),
+        ..WorkerConfig::new()
+    };
     config.memory_bytes = options.memory.unwrap_or(config.memory_bytes);
     config.membership = Some(membership);
     let announcement = announcement(&name, &joined, &config);

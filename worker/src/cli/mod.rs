@@ -7,7 +7,6 @@ mod join;
 mod lifetime;
 mod membership;
 mod options;
-mod threads;
 
 use std::ffi::OsString;
 
@@ -46,9 +45,6 @@ pub fn main() -> ExitCode {
 }
 
 /// Runs the program with these arguments, the first of which is the program's name.
-///
-/// May start the process's program again with the same arguments (and the same process id), to set the number of threads; so call it
-/// before anything else.
 pub fn main_from(arguments: impl IntoIterator<Item = OsString>, lifetime: Lifetime) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -74,7 +70,6 @@ pub fn main_from(arguments: impl IntoIterator<Item = OsString>, lifetime: Lifeti
 
 fn join(options: JoinOptions, lifetime: Lifetime) -> Result<(), CliError> {
     let threads = options.threads();
-    threads::ensure(threads)?;
     telemetry::init(options.log.log_format, Verbosity::Info)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
     // Actors share one thread: layers are computed on the device's, and the network has its own.

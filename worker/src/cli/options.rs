@@ -11,6 +11,7 @@ use asyncdiff_transport::WorkerName;
 use clap::Args;
 
 use super::JOIN_LINE_VARIABLE;
+use crate::config::Cpu;
 
 /// What `worker join` is told.
 #[derive(Clone, Debug, Args)]
@@ -30,6 +31,10 @@ pub struct JoinOptions {
     /// Threads that compute. Default: as many as there are cores.
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroU32>,
+
+    /// CPUs that the computing threads are kept on, one each, such as `0-3,8`. Default: wherever the operating system likes.
+    #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
+    cpus: Option<CpuList>,
 
     /// Memory that components may take, such as `8GiB`. Default: what is available.
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
@@ -57,6 +62,13 @@ pub struct JoinOptions {
     pub(super) log: LogOptions,
 }
 
+/// CPUs, as a list of numbers and ranges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct CpuList(Vec<Cpu>);
+
+/// The most CPUs that Linux numbers in a set of the usual size.
+const CPUS_MAX: usize = 1024;
+
 /// How a program logs.
 #[derive(Clone, Debug, Args)]
 pub struct LogOptions {
@@ -75,10 +87,16 @@ pub struct ListenAddress {
 }
 
 impl JoinOptions {
-    /// The number of threads: as asked for, else as many as there are cores.
+    /// The number of threads: as asked for, else one for each CPU that they are kept on, else as many as there are cores.
     pub(super) fn threads(&self) -> NonZeroU32 {
+        let listed = || NonZeroU32::new(self.cpus().len() as u32);
         let cores = || std::thread::available_parallelism().ok().and_then(|cores| NonZeroU32::try_from(cores).ok());
-        self.threads.or_else(cores).unwrap_or(NonZeroU32::MIN)
+        self.threads.or_else(listed).or_else(cores).unwrap_or(NonZeroU32::MIN)
+    }
+
+    /// The CPUs that threads are kept on; none for any.
+    pub(super) fn cpus(&self) -> &[Cpu] {
+        self.cpus.as_ref().map_or(&[], |list| &list.0)
     }
 }
 
@@ -112,6 +130,22 @@ fn parse_name(text: &str) -> Result<WorkerName, String> {
     WorkerName::new(text).map_err(|error| error.to_string())
 }
 
+fn parse_cpus(text: &str) -> Result<CpuList, String> {
+    let wrong = || format!("write it like 0-3,8 with numbers below {CPUS_MAX}, each once");
+    let number = |text: &str| text.trim().parse().ok().filter(|&cpu: &usize| cpu < CPUS_MAX).ok_or_else(wrong);
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        for cpu in number(first)?..=number(last)? {
+            if cpus.contains(&Cpu(cpu)) {
+                return Err(wrong());
+            }
+            cpus.push(Cpu(cpu));
+        }
+    }
+    if cpus.is_empty() { Err(wrong()) } else { Ok(CpuList(cpus)) }
+}
+
 fn parse_memory(text: &str) -> Result<u64, String> {
     let bytes = parse_bytes(text).filter(|&bytes| bytes > 0);
     bytes.ok_or_else(|| "write it with its unit, such as 8GiB or 512MiB".to_owned())
@@ -120,6 +154,16 @@ fn parse_memory(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cpus_are_numbers_and_ranges() {
+        let list = |text: &str| parse_cpus(text).map(|list| list.0.into_iter().map(|cpu| cpu.0).collect::<Vec<_>>());
+        assert_eq!(list("0-2,8"), Ok(vec![0, 1, 2, 8]));
+        assert_eq!(list("5"), Ok(vec![5]));
+        for text in ["", "a", "3-1", "0,0", "0-2000", "-1", "1,"] {
+            assert!(list(text).is_err(), "{text:?}");
+        }
+    }
 
     #[test]
     fn the_data_port_follows_the_control_port() {

@@ -16,6 +16,7 @@ mod handle;
 mod job;
 mod outlets;
 mod panics;
+mod pool;
 mod simulated;
 mod statistics;
 mod thread;
@@ -128,7 +129,7 @@ pub(crate) fn start(config: &WorkerConfig) -> Result<(DeviceHandle, Driver), Wor
         }
         DeviceKind::Thread => {
             let core = core::DeviceCore::new(kernels.clone(), Clock::start(), None);
-            let driver = thread::start(core, queue).map_err(|reason| WorkerError::Thread { reason })?;
+            let driver = thread::start(core, queue, config).map_err(|reason| WorkerError::Thread { reason })?;
             Ok((DeviceHandle::new(commands, info, kernels, None), Driver::Thread(driver)))
         }
     }

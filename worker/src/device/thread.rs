@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::DeviceCommand;
 use super::core::DeviceCore;
+use super::{DeviceCommand, pool};
+use crate::config::WorkerConfig;
 
 /// How long a stopping worker waits for the layer that is being computed. The longest that is seen on a CPU, a large attention, takes
 /// some seconds; the process ends all the same.
@@ -20,15 +21,26 @@ pub(crate) struct ThreadDriver {
     thread: std::thread::JoinHandle<()>,
 }
 
-/// Starts the thread; it ends when every sender of the queue is gone.
-pub(super) fn start(core: DeviceCore, queue: mpsc::Receiver<DeviceCommand>) -> io::Result<ThreadDriver> {
+/// Starts the thread; it ends when every sender of the queue is gone. Returns when the threads that compute are there.
+pub(super) fn start(
+    core: DeviceCore,
+    queue: mpsc::Receiver<DeviceCommand>,
+    config: &WorkerConfig,
+) -> io::Result<ThreadDriver> {
     let (end, ended) = oneshot::channel();
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let (threads, cpus) = (config.threads, config.cpus.clone());
     let body = move || {
+        pool::enter(threads, &cpus);
+        // Whoever starts it waits for this.
+        let _ = ready.send(());
         run(core, queue);
         // Nobody may wait for it.
         let _ = end.send(());
     };
     let thread = std::thread::Builder::new().name("device".to_owned()).spawn(body)?;
+    // Fails only if the thread panicked, which its first command will tell.
+    let _ = is_ready.recv();
     Ok(ThreadDriver { ended, thread })
 }
 
