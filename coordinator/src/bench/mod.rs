@@ -1,5 +1,8 @@
-//! `bench`: what parallelism brings on this machine, measured against one worker in the same run.
+//! `bench`: what parallelism brings on this machine, measured against one worker in the same run; and what one device does, kernel by kernel.
 
+mod device;
+mod hardware;
+mod median;
 mod report;
 
 use std::collections::BTreeMap;
@@ -10,6 +13,7 @@ use anyhow::{Context, bail};
 use asyncdiff_model::formula;
 use asyncdiff_plan::{Rank, Wishes};
 
+pub use device::{Case, DeviceBench, DeviceReport};
 pub use report::{PipelineReport, WorkerWeights};
 
 use crate::actors::Limits;

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::hardware::hardware;
+use super::median::median;
 use super::{Measured, PipelineBench};
 
 /// What [`PipelineBench`](super::PipelineBench) found. Times are medians over the repeats.
@@ -146,32 +148,5 @@ impl PipelineReport {
 
     fn milliseconds(&self, seconds: f64) -> f64 {
         seconds * 1e3 / f64::from(self.steps)
-    }
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let upper = *values.get(middle)?;
-    if values.len().is_multiple_of(2) { Some((values[middle - 1] + upper) / 2.0) } else { Some(upper) }
-}
-
-fn hardware() -> String {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let file = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = file.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    let model = model.map_or("unknown processor", |(_, name)| name.trim());
-    format!("{model}, {cores} cores")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_of_an_even_number_lies_between_the_two_in_the_middle() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
-        assert_eq!(median(vec![]), None);
     }
 }

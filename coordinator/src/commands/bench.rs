@@ -1,12 +1,16 @@
-//! `coordinator bench`: what parallelism brings on this machine.
+//! `coordinator bench`: what parallelism brings on this machine, and what one device does.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use asyncdiff_common::exit::ExitCode;
+use asyncdiff_model::kernels::Format;
 use asyncdiff_plan::{Cut, CutShape, Wishes};
-use clap::{Args, Subcommand};
+use clap::builder::PossibleValue;
+use clap::{Args, Subcommand, ValueEnum};
 
-use crate::bench::PipelineBench;
+use crate::bench::{Case, DeviceBench, PipelineBench};
 use crate::cli::{DtypeArg, Failure, note, print_line};
 
 /// Arguments of `bench`.
@@ -18,8 +22,41 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum Benchmark {
+    /// One device, kernel by kernel, against its measured peak and, where there is a Python with it, against PyTorch
+    Device(DeviceArgs),
     /// Two workers against one, on a UNet of 64/128/256/256 channels with synthetic weights at 32x32 latents
     Pipeline(PipelineArgs),
+}
+
+#[derive(Args, Debug)]
+struct DeviceArgs {
+    /// Threads of the device
+    #[arg(long, default_value = "1")]
+    threads: NonZeroUsize,
+
+    /// Models, separated by commas [default: all]
+    #[arg(long, value_delimiter = ',', value_enum)]
+    cases: Vec<Case>,
+
+    /// Formats of weights and products, separated by commas: f32, bf16 [default: f32 and the fastest on this CPU]
+    #[arg(long = "dtype", value_name = "DTYPE", value_delimiter = ',', value_parser = parse_format)]
+    dtypes: Vec<Format>,
+
+    /// How long each case is timed, at least three runs; with --torch before, between and after PyTorch's runs
+    #[arg(long, default_value = "5", value_parser = parse_seconds)]
+    seconds: Duration,
+
+    /// A Python with the packages of tests/bench/requirements.txt, to time PyTorch in the same run
+    #[arg(long, value_name = "PYTHON")]
+    torch: Option<PathBuf>,
+
+    /// How often PyTorch is timed, alternating with ours
+    #[arg(long, default_value = "1", requires = "torch")]
+    repeats: NonZeroUsize,
+
+    /// Print JSON instead of Markdown tables
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -57,9 +94,41 @@ struct PipelineArgs {
     json: bool,
 }
 
+impl ValueEnum for Case {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
 /// Measures and prints.
 pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
-    let Benchmark::Pipeline(args) = args.what;
+    let text = match args.what {
+        Benchmark::Device(args) => device(args).await?,
+        Benchmark::Pipeline(args) => pipeline(args).await?,
+    };
+    print_line(text.trim_end())?;
+    Ok(ExitCode::Ok)
+}
+
+async fn device(args: DeviceArgs) -> Result<String, Failure> {
+    let bench = DeviceBench {
+        threads: args.threads,
+        cases: if args.cases.is_empty() { Case::ALL.to_vec() } else { args.cases },
+        formats: args.dtypes,
+        time: args.seconds,
+        repeats: args.repeats.get(),
+        torch: args.torch,
+    };
+    let measured = tokio::task::spawn_blocking(move || bench.run(&note)).await.map_err(Failure::operator)?;
+    let report = measured.map_err(|error| Failure::operator(format!("{error:#}")))?;
+    if args.json { serde_json::to_string_pretty(&report).map_err(Failure::operator) } else { Ok(report.markdown()) }
+}
+
+async fn pipeline(args: PipelineArgs) -> Result<String, Failure> {
     let shape = |name: &str| if name == "nested" { CutShape::Nested } else { CutShape::Contiguous };
     let bench = PipelineBench {
         steps: args.steps,
@@ -77,8 +146,16 @@ pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
     };
     let mut on_progress = |line: String| note(&line);
     let report = bench.run(&mut on_progress).await.map_err(Failure::operator)?;
-    let text =
-        if args.json { serde_json::to_string_pretty(&report).map_err(Failure::operator)? } else { report.markdown() };
-    print_line(text.trim_end())?;
-    Ok(ExitCode::Ok)
+    if args.json { serde_json::to_string_pretty(&report).map_err(Failure::operator) } else { Ok(report.markdown()) }
+}
+
+fn parse_format(text: &str) -> Result<Format, String> {
+    let known = [Format::F32, Format::Bf16];
+    let found = known.into_iter().find(|format| format.name() == text);
+    found.ok_or_else(|| format!("known are {}", known.map(Format::name).join(" and ")))
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds is needed".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use asyncdiff_plan::{InputKind, LayerId, Operand, Program};
+
 use super::layer_graph::layer_graph;
 use crate::ModelError;
 use crate::checkpoint::Weights;
 use crate::families::DenoiserProgram;
 use crate::graph::Extent;
-use crate::kernels::{Kernels, Prepared, Value};
-use asyncdiff_plan::{InputKind, LayerId, Operand, Program};
+use crate::kernels::{Computed, Kernels, Prepared, Value};
 
 /// A set of layers with their weights, on one device.
 pub struct Component {
@@ -72,13 +73,25 @@ impl Component {
     ///   have a single row that counts for all.
     /// - returns: `[rows, ..]` with the axes of the layer's value behind
     pub fn run_layer(&self, layer: LayerId, operands: &[&Value]) -> Result<Value, ModelError> {
-        match self.prepared.get(layer.index()) {
-            Some(Some(prepared)) => {
-                self.check(layer, operands)?;
-                prepared.run(operands)
-            }
-            _ => Err(ModelError::NoSuchLayer { layer }),
-        }
+        self.run_layer_watched(layer, operands, &mut |_| ())
+    }
+
+    /// [`Self::run_layer`], and `watch` is called after each node of its graph.
+    pub(super) fn run_layer_watched(
+        &self,
+        layer: LayerId,
+        operands: &[&Value],
+        watch: &mut dyn FnMut(Computed),
+    ) -> Result<Value, ModelError> {
+        let prepared = self.prepared(layer).ok_or(ModelError::NoSuchLayer { layer })?;
+        self.check(layer, operands)?;
+        prepared.run_watched(operands, watch)
+    }
+
+    /// A layer's graph with its kernels; `None` where the layer is not in this component.
+    #[must_use]
+    pub fn prepared(&self, layer: LayerId) -> Option<&Prepared> {
+        self.prepared.get(layer.index())?.as_ref()
     }
 
     fn check(&self, layer: LayerId, operands: &[&Value]) -> Result<(), ModelError> {

@@ -15,4 +15,4 @@ mod transformer;
 pub use load::Component;
 pub use measure::measure;
 pub use memory::layer_memory;
-pub use sequential::{Condition, evaluate, evaluate_values};
+pub use sequential::{Condition, constant_values, evaluate, evaluate_step, evaluate_values};

@@ -1,11 +1,11 @@
 //! One evaluation of the denoiser, layer after layer in one place: the oracle that everything distributed is compared with.
 
-use asyncdiff_plan::{InputKind, Operand};
+use asyncdiff_plan::{InputKind, LayerId, Operand};
 use candle_core::Tensor;
 
 use super::Component;
 use crate::ModelError;
-use crate::kernels::Value;
+use crate::kernels::{Computed, Value};
 
 /// A condition by its name in the program's inputs.
 pub type Condition<'a> = (&'a str, &'a Tensor);
@@ -41,6 +41,36 @@ pub fn evaluate(
 /// - `inputs`: one for each input of the program, `[batch, ..]`; the timestep may have one row for all
 /// - returns: the noise prediction, `[batch, channels, height, width]`
 pub fn evaluate_values(component: &Component, inputs: &[Value]) -> Result<Value, ModelError> {
+    evaluate_step(component, inputs, &constant_values(component, inputs)?, &mut |_, _| ())
+}
+
+/// The values of the layers that are constant during a job, by layer; `None` for every other layer.
+///
+/// # Shapes
+/// - `inputs`: as of [`evaluate_values`]
+pub fn constant_values(component: &Component, inputs: &[Value]) -> Result<Vec<Option<Value>>, ModelError> {
+    let program = component.program();
+    let mut values: Vec<Option<Value>> = vec![None; program.layers.len()];
+    for (layer, described) in program.layers().filter(|&(layer, _)| program.is_constant(layer)) {
+        let operands = operands(&described.reads, inputs, &values).ok_or(ModelError::NoSuchLayer { layer })?;
+        let value = component.run_layer(layer, &operands)?;
+        values[layer.index()] = Some(value);
+    }
+    Ok(values)
+}
+
+/// What a job computes in each step: [`evaluate_values`] where the constants are known. `watch` is called after each node of a layer's graph.
+///
+/// # Shapes
+/// - `inputs`: as of [`evaluate_values`]
+/// - `constants`: what [`constant_values`] returns for the same conditions
+/// - returns: the noise prediction, `[batch, channels, height, width]`
+pub fn evaluate_step(
+    component: &Component,
+    inputs: &[Value],
+    constants: &[Option<Value>],
+    watch: &mut dyn FnMut(LayerId, Computed),
+) -> Result<Value, ModelError> {
     let program = component.program();
     let mut last_reader = vec![None; program.layers.len()];
     for (layer, described) in program.layers() {
@@ -50,14 +80,10 @@ pub fn evaluate_values(component: &Component, inputs: &[Value]) -> Result<Value,
             }
         }
     }
-    let mut values: Vec<Option<Value>> = vec![None; program.layers.len()];
-    for (layer, described) in program.layers() {
-        let operand = |&operand: &Operand| match operand {
-            Operand::Input(input) => inputs.get(input.index()),
-            Operand::Value(value) => values[value.index()].as_ref(),
-        };
-        let operands: Option<Vec<&Value>> = described.reads.iter().map(operand).collect();
-        let value = component.run_layer(layer, &operands.ok_or(ModelError::NoSuchLayer { layer })?)?;
+    let mut values = constants.to_vec();
+    for (layer, described) in program.layers().filter(|&(layer, _)| !program.is_constant(layer)) {
+        let operands = operands(&described.reads, inputs, &values).ok_or(ModelError::NoSuchLayer { layer })?;
+        let value = component.run_layer_watched(layer, &operands, &mut |computed| watch(layer, computed))?;
         if layer.value() == program.output {
             return Ok(value);
         }
@@ -71,6 +97,15 @@ pub fn evaluate_values(component: &Component, inputs: &[Value]) -> Result<Value,
         values[layer.index()] = Some(value);
     }
     Err(ModelError::NoSuchLayer { layer: program.output.layer() })
+}
+
+/// What a layer reads; `None` where something of it is not there.
+fn operands<'a>(reads: &[Operand], inputs: &'a [Value], values: &'a [Option<Value>]) -> Option<Vec<&'a Value>> {
+    let operand = |&operand: &Operand| match operand {
+        Operand::Input(input) => inputs.get(input.index()),
+        Operand::Value(value) => values.get(value.index())?.as_ref(),
+    };
+    reads.iter().map(operand).collect()
 }
 
 fn find_condition<'a>(wanted: &str, conditions: &[Condition<'a>]) -> Result<&'a Tensor, ModelError> {

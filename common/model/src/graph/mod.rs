@@ -9,11 +9,13 @@
 //! graph says so once; a backend without such a kernel takes it apart. Activations are channels last throughout.
 
 mod builder;
+mod cost;
 mod op;
 
 use asyncdiff_plan::WeightSpec;
 
 pub use builder::{Convolution, GraphBuilder, StoredAs};
+pub use cost::Cost;
 pub use op::{
     Activation, AttentionHeads, AttentionMask, AttentionOp, ConvolutionOp, GroupNormOp, LayerNormOp, Op, Parameter,
     SinusoidsOp, Store,

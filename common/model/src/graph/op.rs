@@ -143,6 +143,23 @@ pub struct SinusoidsOp {
     pub flip_sin_to_cos: bool,
 }
 
+impl Op {
+    /// The operation's name in tables of costs.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Activate(_) => "activation",
+            Self::Attention(_) => "attention",
+            Self::Concatenate => "concatenation",
+            Self::Convolution(op) if op.kernel == 1 => "linear",
+            Self::Convolution(_) => "convolution",
+            Self::GroupNorm(_) => "group norm",
+            Self::LayerNorm(_) => "layer norm",
+            Self::Sinusoids(_) => "sinusoids",
+        }
+    }
+}
+
 impl Parameter {
     /// As a denoiser's program and the weights' collection have it.
     #[must_use]

@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-pub use cpu::{CAP_VARIABLE, Format, Isa};
+pub use cpu::{CAP_VARIABLE, Format, Isa, Peak};
 pub use memory::GraphMemory;
-pub use prepared::Prepared;
+pub use prepared::{Computed, Prepared};
 pub use value::Value;
 
 use cpu::to_channels_last;
@@ -71,6 +71,15 @@ impl Kernels {
         match &self.backend {
             Backend::Candle(_) => Format::F32,
             Backend::Cpu(cpu, _) => cpu.isa().fastest_format(),
+        }
+    }
+
+    /// The instruction set that our own kernels use; `None` where candle computes.
+    #[must_use]
+    pub fn isa(&self) -> Option<Isa> {
+        match &self.backend {
+            Backend::Candle(_) => None,
+            Backend::Cpu(cpu, _) => Some(cpu.isa()),
         }
     }
 

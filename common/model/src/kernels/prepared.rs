@@ -19,6 +19,15 @@ enum Steps {
     Cpu(cpu::Steps),
 }
 
+/// A node of a graph was computed: what whoever watches a run is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Computed {
+    /// Its place among [`Graph::nodes`].
+    pub node: usize,
+    /// The rows of the batch that it wrote.
+    pub rows: usize,
+}
+
 impl std::fmt::Debug for Prepared {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Prepared").field("graph", &self.graph).finish_non_exhaustive()
@@ -49,24 +58,54 @@ impl Prepared {
     /// - `operands`: one for each input, each of the input's shape; one row counts for all
     /// - returns: with as many axes as the first operand has, and one at least behind the batch axis
     pub fn run(&self, operands: &[&Value]) -> Result<Value, ModelError> {
+        self.run_watched(operands, &mut |_| ())
+    }
+
+    /// [`Self::run`], and `watch` is called after each node: so that a benchmark can time nodes where they run, between the others.
+    pub fn run_watched(&self, operands: &[&Value], watch: &mut dyn FnMut(Computed)) -> Result<Value, ModelError> {
         let mut outputs = [const { None }; 1];
-        self.run_into(operands, &mut outputs)?;
+        self.run_into(operands, &mut outputs, watch)?;
         let [output] = outputs;
         output.ok_or_else(|| self.mismatch("outputs", 0))
     }
 
     /// Computes as many of the graph's outputs as there are places for.
-    pub(crate) fn run_into(&self, operands: &[&Value], outputs: &mut [Option<Value>]) -> Result<(), ModelError> {
+    pub(crate) fn run_into(
+        &self,
+        operands: &[&Value],
+        outputs: &mut [Option<Value>],
+        watch: &mut dyn FnMut(Computed),
+    ) -> Result<(), ModelError> {
         self.check(operands)?;
         let like = operands.first().map_or(1, |operand| operand.axes().len());
         match &self.steps {
-            Steps::Candle(steps) => self.run_candle(steps, operands, outputs, like),
-            Steps::Cpu(steps) => steps.run(operands, &mut |index, rows, floats| {
-                if let Some(place) = outputs.get_mut(index) {
-                    let extent = self.graph.extent(self.graph.outputs()[index]);
-                    *place = Some(Value::new(Axes::of(extent, like), rows, Data::Host(floats)));
+            Steps::Candle(steps) => {
+                let slots = self.run_candle(steps, operands, watch)?;
+                for (place, &slot) in outputs.iter_mut().zip(self.graph.outputs()) {
+                    let tensor = slots[slot.index()].clone();
+                    let axes = Axes::of(self.graph.extent(slot), like);
+                    *place = Some(Value::new(axes, tensor.dims4()?.0, Data::Candle(tensor)));
                 }
-            }),
+                Ok(())
+            }
+            Steps::Cpu(steps) => {
+                let hand_out = &mut |index, rows, floats| {
+                    if let Some(place) = outputs.get_mut(index) {
+                        let extent = self.graph.extent(self.graph.outputs()[index]);
+                        *place = Some(Value::new(Axes::of(extent, like), rows, Data::Host(floats)));
+                    }
+                };
+                steps.run(operands, hand_out, watch)
+            }
+        }
+    }
+
+    /// The kernel that was chosen for a node, for tables of times.
+    #[must_use]
+    pub fn kernel_name(&self, node: usize) -> String {
+        match &self.steps {
+            Steps::Candle(_) => format!("{} by candle", self.graph.nodes()[node].op.kind()),
+            Steps::Cpu(steps) => steps.kernel_name(node, &self.graph.nodes()[node].op),
         }
     }
 
@@ -79,24 +118,22 @@ impl Prepared {
         }
     }
 
+    /// # Shapes
+    /// - returns: the value of every slot, `[rows, height, width, channels]`
     fn run_candle(
         &self,
         steps: &[reference::Step],
         operands: &[&Value],
-        outputs: &mut [Option<Value>],
-        like: usize,
-    ) -> Result<(), ModelError> {
+        watch: &mut dyn FnMut(Computed),
+    ) -> Result<Vec<Tensor>, ModelError> {
         let mut slots: Vec<Tensor> = operands.iter().map(|operand| operand.tensor()).collect::<Result<_, _>>()?;
-        for (node, step) in self.graph.nodes().iter().zip(steps) {
+        for (index, (node, step)) in self.graph.nodes().iter().zip(steps).enumerate() {
             let reads: Vec<Tensor> = node.reads.iter().map(|slot| slots[slot.index()].clone()).collect();
-            slots.push(step.run(&reads)?);
+            let written = step.run(&reads)?;
+            watch(Computed { node: index, rows: written.dims4()?.0 });
+            slots.push(written);
         }
-        for (place, &slot) in outputs.iter_mut().zip(self.graph.outputs()) {
-            let tensor = slots[slot.index()].clone();
-            let axes = Axes::of(self.graph.extent(slot), like);
-            *place = Some(Value::new(axes, tensor.dims4()?.0, Data::Candle(tensor)));
-        }
-        Ok(())
+        Ok(slots)
     }
 
     fn check(&self, operands: &[&Value]) -> Result<(), ModelError> {

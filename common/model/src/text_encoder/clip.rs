@@ -68,7 +68,7 @@ impl ClipTextEncoder {
     pub fn encode(&self, tokens: &[Vec<u32>]) -> Result<TextEncoding, ModelError> {
         let embedded = self.embed(tokens)?;
         let mut outputs = [const { None }; 2];
-        self.layers.run_into(&[&embedded], &mut outputs)?;
+        self.layers.run_into(&[&embedded], &mut outputs, &mut |_| ())?;
         let device = self.kernels.device();
         let tensor = |output: &Option<Value>| match output {
             Some(value) => value.to_tensor(device),
@@ -84,6 +84,20 @@ impl ClipTextEncoder {
             None => None,
         };
         Ok(TextEncoding { last_hidden_state, penultimate: tensor(penultimate)?, projected })
+    }
+
+    /// The layers between embedding and projection, for benchmarks: `[batch, tokens, width]` in and out.
+    #[must_use]
+    pub fn layers(&self) -> &Prepared {
+        &self.layers
+    }
+
+    /// Bytes of the parameters as they are held.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        let embeddings = self.token_embedding.bytes.len() + self.position_embedding.bytes.len();
+        let projection = self.projection.as_ref().map_or(0, Prepared::resident_bytes);
+        embeddings as u64 + self.layers.resident_bytes() + projection
     }
 
     fn embed(&self, tokens: &[Vec<u32>]) -> Result<Value, ModelError> {

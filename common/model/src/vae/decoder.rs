@@ -36,6 +36,12 @@ impl VaeDecoder {
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
         self.prepared.run(&[&self.kernels.value_of(latents)?])?.to_tensor(self.kernels.device())
     }
+
+    /// The decoder's graph with its kernels, for benchmarks.
+    #[must_use]
+    pub fn prepared(&self) -> &Prepared {
+        &self.prepared
+    }
 }
 
 /// # Shapes

@@ -15,6 +15,7 @@ mod group_norm;
 mod isa;
 mod layer_norm;
 mod memory;
+mod peak;
 mod pointwise;
 #[allow(unsafe_code)]
 mod product;
@@ -31,6 +32,7 @@ mod vector;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use isa::{CAP_VARIABLE, Isa};
+pub use peak::Peak;
 pub use product::Format;
 pub(super) use step::memory_of;
 pub(super) use steps::Steps;

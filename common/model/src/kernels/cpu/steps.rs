@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use super::memory::Memory;
+use super::product::Convolution;
 use super::registers::{Place, Registers};
 use super::step::{Kernel, OPERANDS_MAX, Operands};
 use super::{Cpu, Format};
 use crate::ModelError;
 use crate::checkpoint::Weights;
-use crate::graph::{Extent, Graph};
-use crate::kernels::Value;
+use crate::graph::{ConvolutionOp, Extent, Graph, Op};
 use crate::kernels::floats::Floats;
+use crate::kernels::{Computed, Value};
 
 /// A graph, ready to run on a CPU.
 pub(in crate::kernels) struct Steps {
@@ -59,7 +60,7 @@ impl Steps {
         })
     }
 
-    /// Runs all steps and hands out each output with its place, rows and elements.
+    /// Runs all steps and hands out each output with its place, rows and elements; `watch` is told of each step.
     ///
     /// # Shapes
     /// - `operands`: shapes checked
@@ -67,6 +68,7 @@ impl Steps {
         &self,
         operands: &[&Value],
         hand_out: &mut dyn FnMut(usize, usize, Arc<Floats>),
+        watch: &mut dyn FnMut(Computed),
     ) -> Result<(), ModelError> {
         let memory = &mut *self.cpu.memory();
         let rows = operands.iter().map(|operand| operand.rows()).max().unwrap_or(0);
@@ -79,8 +81,9 @@ impl Steps {
         for (slot, operand) in operands.iter().enumerate() {
             memory.rows[slot] = operand.rows();
         }
-        for step in &self.steps {
+        for (node, step) in self.steps.iter().enumerate() {
             self.run_step(step, operands, memory)?;
+            watch(Computed { node, rows: memory.rows[step.writes] });
         }
         for index in 0..self.outputs {
             // Every output is written by a step.
@@ -93,6 +96,13 @@ impl Steps {
 
     pub(in crate::kernels) fn resident_bytes(&self) -> u64 {
         self.steps.iter().map(|step| step.kernel.resident_bytes(self.extents[step.writes])).sum()
+    }
+
+    pub(in crate::kernels) fn kernel_name(&self, node: usize, op: &Op) -> String {
+        match (&self.steps[node].kernel, op) {
+            (Kernel::Convolution(convolution, _), Op::Convolution(op)) => convolution_name(op, convolution),
+            _ => op.kind().to_owned(),
+        }
     }
 
     fn run_step(&self, step: &Step, operands: &[&Value], memory: &mut Memory) -> Result<(), ModelError> {
@@ -134,6 +144,16 @@ impl Steps {
         let is_it = |place: &Place| *place == Place::Output(index);
         self.registers.places.iter().position(is_it).unwrap_or(0)
     }
+}
+
+/// Such as `convolution 3×3 stride 2, direct, bf16`. A linear layer is always direct.
+fn convolution_name(op: &ConvolutionOp, convolution: &Convolution) -> String {
+    let format = convolution.format().name();
+    if op.kernel == 1 {
+        return format!("linear, {format}");
+    }
+    let stride = if op.stride == 1 { String::new() } else { format!(" stride {}", op.stride) };
+    format!("convolution {0}×{0}{stride}, {1}, {format}", op.kernel, convolution.algorithm().name())
 }
 
 impl Step {

@@ -35,6 +35,15 @@ const CACHE_BYTES_PER_CYCLE: f64 = 20.0;
 const LEAST_GAIN: f64 = 1.2;
 
 impl Algorithm {
+    /// Its name in tables.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Winograd2 => "winograd2",
+            Self::Winograd4 => "winograd4",
+        }
+    }
+
     /// Outputs of a tile per axis.
     pub(crate) fn side(self) -> Option<usize> {
         match self {

@@ -98,9 +98,13 @@ impl Convolution {
     }
 
     /// The algorithm that runs.
-    #[cfg(test)]
     pub(crate) fn algorithm(&self) -> Algorithm {
         self.form.algorithm
+    }
+
+    /// The format that is multiplied; not the one that was asked for where another is faster.
+    pub(crate) fn format(&self) -> Format {
+        self.form.format
     }
 
     /// f32 of scratch that a run over so many rows needs, with as many threads as rayon has where this is called.

@@ -11,7 +11,6 @@ use crate::kernels::cpu::isa::Isa;
 /// A convolution without its weights.
 pub(crate) struct Form {
     pub(crate) spec: ConvolutionSpec,
-    #[cfg(test)]
     pub(crate) algorithm: Algorithm,
     pub(crate) isa: Isa,
     pub(crate) format: Format,
@@ -37,28 +36,12 @@ impl Form {
         spec.check();
         let Some(side) = algorithm.side() else {
             let layout = Layout::new(&spec, isa, format);
-            return Self {
-                spec,
-                #[cfg(test)]
-                algorithm,
-                isa,
-                format,
-                layout,
-                tiling: None,
-            };
+            return Self { spec, algorithm, isa, format, layout, tiling: None };
         };
         assert!(winograd::applies(&spec, format), "not a layer for Winograd's algorithm");
         let layout = winograd::weights_layout(&spec, isa);
         let tiling = Some(Tiling::new(side, spec.output_size(), &layout));
-        Self {
-            spec,
-            #[cfg(test)]
-            algorithm,
-            isa,
-            format,
-            layout,
-            tiling,
-        }
+        Self { spec, algorithm, isa, format, layout, tiling }
     }
 
     pub(crate) fn packed_bytes(&self) -> usize {

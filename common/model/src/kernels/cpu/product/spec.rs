@@ -32,6 +32,17 @@ pub enum Format {
     F32,
 }
 
+impl Format {
+    /// Its name in options, in tables and in messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::F32 => "f32",
+        }
+    }
+}
+
 impl ConvolutionSpec {
     /// A linear layer over `tokens` tokens.
     pub(crate) fn linear(in_channels: usize, out_channels: usize, tokens: usize, store: Store) -> Self {
