@@ -6,6 +6,9 @@ mod decoder;
 mod encoder;
 mod mid_block;
 mod pixels;
+#[cfg(test)]
+mod seams;
+mod tiles;
 
 pub use config::{MidAttention, QuantConv, VaeConfig};
 pub use decoder::VaeDecoder;
