@@ -43,6 +43,9 @@ impl DeviceCore {
             DeviceCommand::Release { job, epoch, answer } => {
                 let is_it = self.jobs.get(&job).is_some_and(|job| job.epoch() == epoch);
                 let released = if is_it { self.jobs.remove(&job) } else { None };
+                if self.jobs.is_empty() {
+                    self.kernels.trim();
+                }
                 let released = released.map(DeviceJob::into_statistics);
                 // Whoever asked may have gone.
                 drop(answer.send(released));
