@@ -9,10 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use asyncdiff_common::wire::{RankReport, TraceKind, WorkerFailure, WorkerReply, WorkerRequest};
+use asyncdiff_model::component::layer_memory;
+use asyncdiff_model::kernels::Kernels;
 use asyncdiff_plan::{CutShape, Guidance, JobId, Schedule, WarmUpBatch};
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::network::SimulatedNetwork;
 use asyncdiff_worker::{DeviceKind, LayerTime, WorkerConfig};
+use candle_core::Device;
 use support::denoiser::{Predictions, TinyJob, schedule};
 use support::fake_coordinator::FakeCoordinator;
 use support::{TestWorker, simulated};
@@ -114,10 +117,11 @@ async fn a_worker_holds_the_parameters_of_its_layers_and_no_others() {
     let answers = job.assign(&mut cluster.coordinator, JOB, &cluster.names).await;
     for (rank, answer) in job.placed.ranks().zip(answers) {
         let Ok(WorkerReply::Assigned { resident_bytes }) = answer else { panic!("{answer:?}") };
-        let assignment = job.assignment(&mut cluster.coordinator, JOB, rank, &cluster.names);
-        let elements = |shape: &[u32]| shape.iter().map(|&axis| u64::from(axis)).product::<u64>();
-        let share: u64 = assignment.weights.iter().map(|entry| 4 * elements(&entry.shape)).sum();
-        assert!((share..=share + share / 10).contains(&resident_bytes), "{resident_bytes} of {share}");
+        let parts = job.placed.part(rank).components;
+        let layers = parts.iter().flat_map(|(_, layers)| job.program.program.with_shared(layers));
+        let kernels = Kernels::for_device(&Device::Cpu);
+        let share: u64 = layers.map(|layer| layer_memory(&job.program, &kernels, 2, layer).resident_bytes).sum();
+        assert_eq!(resident_bytes, share, "what it holds is what was known before it was loaded");
     }
 }
 
