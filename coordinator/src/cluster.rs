@@ -199,7 +199,8 @@ impl Cluster {
         setup.settle_compute(workers.iter().map(|worker| worker.fastest()));
         let choice = make_plan(&workers, &setup, &settings.wishes, &self.limits).await?;
         // Known since the plan was made.
-        let costs = measure_all(&workers, &setup, &self.limits).await?;
+        let measured = measure_all(&workers, &setup, &self.limits).await?;
+        let costs = measured.into_iter().map(|measured| measured.whole).collect();
         let ranks = usize::from(choice.placed.world_size);
         let workers = workers.iter().take(ranks).map(|worker| worker.name().to_owned()).collect();
         let (rows, compute) = (setup.settings.rows(), setup.denoiser.compute);

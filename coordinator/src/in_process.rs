@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use asyncdiff_common::wire::ComputeType;
 use asyncdiff_model::kernels::{Format, Kernels};
-use asyncdiff_plan::{DenoiseEngine, LinkCost, Situation, choose};
+use asyncdiff_plan::{
+    DenoiseEngine, Device as PlannedDevice, LayerMemory, LayerSeconds, LinkCost, Links, Situation, choose,
+};
 use candle_core::{Device, Tensor};
 
 use crate::denoise::in_process::{self, InProcessError, Parts};
@@ -14,9 +16,6 @@ use crate::denoise::{DenoiseLoop, Denoised};
 use crate::failure::JobFailed;
 use crate::job_spec::{Conditions, JobSpec};
 use crate::model_store::{CheckedJob, ModelStore, StoreError};
-
-/// Nothing travels; the figure only has to be one.
-const NO_LINK: LinkCost = LinkCost { latency_seconds: 0.0, bytes_per_second: 1e9, busy_seconds_per_byte: 0.0 };
 
 /// Makes a job whose conditions are tensors, planned for `ranks` equally fast devices whose layers cost their
 /// operations.
@@ -32,15 +31,20 @@ pub fn run_in_process(store: &ModelStore, spec: JobSpec, ranks: usize) -> Result
     };
     let noise = job.noise();
     let (setup, now) = (&job.setup, Instant::now());
-    let layer_seconds: Vec<f64> = setup.program.program.layers.iter().map(|layer| layer.flops as f64).collect();
+    let flops = |share: f64| -> Vec<f64> {
+        setup.program.program.layers.iter().map(|layer| layer.flops as f64 * share).collect()
+    };
+    let (whole, half) = (flops(1.0), flops(0.5));
+    let layer_memory = vec![LayerMemory::default(); whole.len()];
     let situation = Situation {
         program: &setup.program.program,
         steps: setup.evaluations,
         guidance_on: setup.settings.guidance_scale.is_some(),
         rows: setup.settings.rows(),
-        layer_seconds: &layer_seconds,
-        speeds: &vec![1.0; ranks],
-        link: NO_LINK,
+        layer_seconds: LayerSeconds { whole: &whole, half: &half },
+        layer_memory: &layer_memory,
+        devices: &vec![PlannedDevice { speed: 1.0, memory_bytes: u64::MAX }; ranks],
+        links: &Links::uniform(LinkCost::FREE),
         turnaround_seconds: 0.0,
         now,
     };

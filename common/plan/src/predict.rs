@@ -1,7 +1,6 @@
 //! Predicts how long a placed plan takes, by running it: the engine and every rank's inbox on a simulated clock.
 //!
-//! Nothing is approximated but the costs: the order of layers is the one that the real devices follow. Runs of one lane are taken to cost
-//! their share of the batch's rows.
+//! Nothing is approximated but the costs: the order of layers is the one that the real devices follow.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -11,33 +10,31 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Command, ComponentId, DenoiseEngine, Event, Inbox, Instance, Lane, Output, PlacedPlan, Program, Rank, RunId,
-    StepIndex, Work,
+    Command, ComponentId, DenoiseEngine, Event, Inbox, Instance, Lane, LayerId, Links, Output, PlacedPlan, Program,
+    Rank, RunId, StepIndex, Work,
 };
 
 /// Bytes of a hidden state's header on the wire; the exact number differs by a few bytes with the digits of job and step.
 const HEADER_BYTES: u64 = 24;
 
-/// What a link costs.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LinkCost {
-    /// Seconds that a tensor is under way beside its bytes' time.
-    pub latency_seconds: f64,
-    /// Throughput of one link.
-    pub bytes_per_second: f64,
-    /// Seconds that a byte takes from the devices at both of its ends: their cores also encrypt, copy and carry it.
-    pub busy_seconds_per_byte: f64,
+/// Seconds of each layer of the program on a device of speed 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerSeconds<'a> {
+    /// For all rows of the batch.
+    pub whole: &'a [f64],
+    /// For one guidance half: more than half of the time where a device is not filled by it.
+    pub half: &'a [f64],
 }
 
 /// What computing and sending cost.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Costs<'a> {
-    /// Seconds of each layer of the program, for all rows of the batch, on a device of speed 1.
-    pub layer_seconds: &'a [f64],
+    /// What computing each layer takes.
+    pub layer_seconds: LayerSeconds<'a>,
     /// Relative speed of each rank's device.
     pub speeds: &'a [f64],
-    /// Every link between two processes.
-    pub link: LinkCost,
+    /// What the links cost.
+    pub links: &'a Links,
     /// Seconds that the coordinator takes between a noise prediction's arrival and the next latents' departure.
     pub turnaround_seconds: f64,
     /// Rows of the batch.
@@ -85,6 +82,17 @@ pub struct RunSpan {
     pub end_seconds: f64,
 }
 
+impl LayerSeconds<'_> {
+    /// Of a layer for the rows of a lane.
+    #[must_use]
+    pub fn of(&self, layer: LayerId, lane: Lane) -> f64 {
+        match lane {
+            Lane::Conditional | Lane::Unconditional => self.half[layer.index()],
+            Lane::Whole => self.whole[layer.index()],
+        }
+    }
+}
+
 impl Prediction {
     /// How many times faster than one rank alone.
     #[must_use]
@@ -102,7 +110,7 @@ pub fn predict(program: &Arc<Program>, placed: &PlacedPlan, costs: &Costs<'_>, o
     let fastest = costs.speeds.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     let seconds_of = |constant: bool| -> f64 {
         let layers = program.layers().filter(|&(layer, _)| program.is_constant(layer) == constant);
-        layers.map(|(layer, _)| costs.layer_seconds[layer.index()]).sum::<f64>() / fastest
+        layers.map(|(layer, _)| costs.layer_seconds.whole[layer.index()]).sum::<f64>() / fastest
     };
     let (once_seconds, step_seconds) = (seconds_of(true), seconds_of(false));
     let edges = edges(program, placed, costs.rows);
@@ -146,7 +154,8 @@ struct Simulation<'a> {
     inboxes: Vec<Inbox<()>>,
     /// What each rank computes now.
     working: Vec<Option<Work<()>>>,
-    links: HashMap<(Option<Rank>, Rank), f64>,
+    /// By sender and receiver: when the link is free again.
+    links: HashMap<(Rank, Rank), f64>,
     due: BinaryHeap<Reverse<Due>>,
     counter: u64,
     busy: Vec<f64>,
@@ -230,7 +239,7 @@ impl<'a> Simulation<'a> {
                 Command::SendLatents { step, to } => {
                     for to in to {
                         // Latents are small: their bytes' time is part of the latency.
-                        let time = self.clock + self.costs.link.latency_seconds;
+                        let time = self.clock + self.costs.links.cost(None, Some(to)).latency_seconds;
                         self.schedule(time, Happening::LatentsArrived { step, to });
                     }
                 }
@@ -250,9 +259,7 @@ impl<'a> Simulation<'a> {
             }
             let Some(work) = self.inboxes[index].poll_work() else { continue };
             let rank = Rank(index as u16);
-            let rows = self.costs.rows as usize;
-            let share = work.run.lane.rows(rows).len() as f64 / rows as f64;
-            let seconds = self.costs.layer_seconds[work.layer.index()] * share / self.costs.speeds[index];
+            let seconds = self.costs.layer_seconds.of(work.layer, work.run.lane) / self.costs.speeds[index];
             let end = self.clock + seconds + std::mem::take(&mut self.owed[index]);
             self.extend_span(rank, work.run, end);
             self.busy[index] += seconds;
@@ -267,18 +274,19 @@ impl<'a> Simulation<'a> {
             Some(Output::HiddenState { instance, to, .. }) => {
                 let bytes = instance_bytes(self.program, instance, self.costs.rows) as f64;
                 for to in to {
+                    let cost = self.costs.links.cost(Some(rank), Some(to));
                     for end in [rank, to] {
-                        self.owed[end.index()] += bytes * self.costs.link.busy_seconds_per_byte;
+                        self.owed[end.index()] += bytes * cost.busy_seconds_per_byte;
                     }
-                    let free = self.links.entry((Some(rank), to)).or_insert(0.0);
-                    let sent = free.max(self.clock) + bytes / self.costs.link.bytes_per_second;
+                    let free = self.links.entry((rank, to)).or_insert(0.0);
+                    let sent = free.max(self.clock) + bytes / cost.bytes_per_second;
                     *free = sent;
-                    let time = sent + self.costs.link.latency_seconds;
+                    let time = sent + cost.latency_seconds;
                     self.schedule(time, Happening::HiddenState { instance, from: rank, to });
                 }
             }
             Some(Output::NoisePrediction { step, lane, .. }) => {
-                let time = self.clock + self.costs.link.latency_seconds;
+                let time = self.clock + self.costs.links.cost(Some(rank), None).latency_seconds;
                 self.schedule(time, Happening::PredictionArrived { step, lane, from: rank });
             }
             None => {}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use asyncdiff_common::wire::{LayerCost, WorkerReply, WorkerRequest};
-use asyncdiff_plan::{Choice, LinkCost, Situation, Wishes, choose};
+use asyncdiff_plan::{Choice, Device, LayerMemory, LayerSeconds, LinkCost, Links, Rank, Situation, Wishes, choose};
 use futures_util::future::try_join_all;
 
 use super::Limits;
@@ -27,6 +27,15 @@ const TURNAROUND_SECONDS: f64 = 0.000_3;
 /// Devices whose measured times differ by less count as equally fast: two measurements of one device differ by as much.
 const EQUALLY_FAST: f64 = 1.1;
 
+/// What the layers cost at one worker.
+#[derive(Clone)]
+pub(crate) struct Measured {
+    /// For all rows of the batch.
+    pub(crate) whole: Arc<[LayerCost]>,
+    /// For one guidance half; without guidance the same as `whole`.
+    half: Arc<[LayerCost]>,
+}
+
 /// Chooses a plan for workers, one rank each in their order.
 pub(crate) async fn make_plan(
     workers: &[WorkerHandle],
@@ -35,19 +44,22 @@ pub(crate) async fn make_plan(
     limits: &Limits,
 ) -> Result<Choice, JobFailed> {
     let measured = measure_all(workers, setup, limits).await?;
-    let local = workers.iter().all(WorkerHandle::is_local);
+    let links = links(workers);
+    let memory: Vec<u64> = workers.iter().map(WorkerHandle::memory_bytes).collect();
     let (setup, wishes) = (setup.clone(), wishes.clone());
     let now = tokio::time::Instant::now().into_std();
     let choosing = tokio::task::spawn_blocking(move || {
-        let (layer_seconds, speeds) = compare(&measured);
+        let Compared { whole, half, memory: layer_memory, speeds } = compare(&measured);
+        let devices = speeds.iter().zip(memory).map(|(&speed, memory_bytes)| Device { speed, memory_bytes });
         let situation = Situation {
             program: &setup.program.program,
             steps: setup.evaluations,
             guidance_on: setup.settings.guidance_scale.is_some(),
             rows: setup.settings.rows(),
-            layer_seconds: &layer_seconds,
-            speeds: &speeds,
-            link: if local { LOCAL_LINK } else { REMOTE_LINK },
+            layer_seconds: LayerSeconds { whole: &whole, half: &half },
+            layer_memory: &layer_memory,
+            devices: &devices.collect::<Vec<_>>(),
+            links: &links,
             turnaround_seconds: TURNAROUND_SECONDS,
             now,
         };
@@ -64,13 +76,25 @@ pub(crate) async fn measure_all(
     workers: &[WorkerHandle],
     setup: &DenoiseSetup,
     limits: &Limits,
-) -> Result<Vec<Arc<[LayerCost]>>, JobFailed> {
-    try_join_all(workers.iter().map(|worker| measure(worker, setup, limits))).await
+) -> Result<Vec<Measured>, JobFailed> {
+    let rows = setup.settings.rows();
+    let half_rows = if setup.settings.guidance_scale.is_some() { rows / 2 } else { rows };
+    // One after the other at each worker: it has one device, and two measurements at a time would disturb each other.
+    try_join_all(workers.iter().map(|worker| async move {
+        let whole = measure(worker, setup, rows, limits).await?;
+        let half = measure(worker, setup, half_rows, limits).await?;
+        Ok(Measured { whole, half })
+    }))
+    .await
 }
 
 /// What each layer costs at a worker, measured once per session, picture size and batch.
-async fn measure(worker: &WorkerHandle, setup: &DenoiseSetup, limits: &Limits) -> Result<Arc<[LayerCost]>, JobFailed> {
-    let rows = setup.settings.rows();
+async fn measure(
+    worker: &WorkerHandle,
+    setup: &DenoiseSetup,
+    rows: u32,
+    limits: &Limits,
+) -> Result<Arc<[LayerCost]>, JobFailed> {
     if let Some(measured) = worker.measured(&setup.denoiser, rows) {
         return Ok(measured);
     }
@@ -88,41 +112,88 @@ async fn measure(worker: &WorkerHandle, setup: &DenoiseSetup, limits: &Limits) -
     }
 }
 
-/// Seconds of each layer on a device of speed 1, and the speed of each device.
-fn compare(measured: &[Arc<[LayerCost]>]) -> (Vec<f64>, Vec<f64>) {
+/// Workers that the coordinator sees at one address are on one machine.
+fn links(workers: &[WorkerHandle]) -> Links {
+    let mut links = Links::uniform(REMOTE_LINK);
+    for (from, sender) in workers.iter().enumerate() {
+        let from = Some(Rank(from as u16));
+        if sender.is_local() {
+            links.set(from, None, LOCAL_LINK);
+            links.set(None, from, LOCAL_LINK);
+        }
+        for (to, receiver) in workers.iter().enumerate() {
+            if sender.host() == receiver.host() {
+                links.set(from, Some(Rank(to as u16)), LOCAL_LINK);
+            }
+        }
+    }
+    links
+}
+
+/// What workers measured, as one table.
+struct Compared {
+    /// Seconds of each layer on a device of speed 1.
+    whole: Vec<f64>,
+    /// The same for one guidance half.
+    half: Vec<f64>,
+    memory: Vec<LayerMemory>,
+    /// By worker.
+    speeds: Vec<f64>,
+}
+
+fn compare(measured: &[Measured]) -> Compared {
     let total =
-        |layers: &Arc<[LayerCost]>| layers.iter().map(|layer| layer.seconds).sum::<f64>().max(f64::MIN_POSITIVE);
+        |measured: &Measured| measured.whole.iter().map(|layer| layer.seconds).sum::<f64>().max(f64::MIN_POSITIVE);
     let totals: Vec<f64> = measured.iter().map(total).collect();
     let fastest = totals.iter().copied().fold(f64::INFINITY, f64::min);
     let equal = totals.iter().all(|&total| total <= fastest * EQUALLY_FAST);
     let speeds: Vec<f64> = totals.iter().map(|&total| if equal { 1.0 } else { fastest / total }).collect();
-    let layers = measured.first().map_or(0, |layers| layers.len());
-    let mean = |layer: usize| {
-        let at_speed_one = measured.iter().zip(&speeds).map(|(layers, speed)| layers[layer].seconds * speed);
-        at_speed_one.sum::<f64>() / measured.len() as f64
+    let mean = |layers_of: fn(&Measured) -> &Arc<[LayerCost]>| -> Vec<f64> {
+        let layers = measured.first().map_or(0, |measured| layers_of(measured).len());
+        let mean = |layer: usize| {
+            let at_speed_one =
+                measured.iter().zip(&speeds).map(|(measured, speed)| layers_of(measured)[layer].seconds * speed);
+            at_speed_one.sum::<f64>() / measured.len() as f64
+        };
+        (0..layers).map(mean).collect()
     };
-    ((0..layers).map(mean).collect(), speeds)
+    let (whole, half) = (mean(|measured| &measured.whole), mean(|measured| &measured.half));
+    // Kernels may differ between CPUs, and so the form that weights are held in: the largest counts.
+    let largest = |layer: usize| {
+        let costs = || measured.iter().map(|measured| measured.whole[layer]);
+        LayerMemory {
+            resident_bytes: costs().map(|cost| cost.resident_bytes).max().unwrap_or(0),
+            working_bytes: costs().map(|cost| cost.working_bytes).max().unwrap_or(0),
+        }
+    };
+    let memory = (0..whole.len()).map(largest).collect();
+    Compared { whole, half, memory, speeds }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn costs(seconds: [f64; 2]) -> Arc<[LayerCost]> {
-        seconds.map(|seconds| LayerCost { seconds, resident_bytes: 0, working_bytes: 0 }).into()
+    fn costs(seconds: [f64; 2]) -> Measured {
+        let costs = |share: f64| {
+            seconds.map(|seconds| LayerCost { seconds: seconds * share, resident_bytes: 8, working_bytes: 0 }).into()
+        };
+        Measured { whole: costs(1.0), half: costs(0.75) }
     }
 
     #[test]
     fn devices_within_measurement_noise_are_equally_fast() {
-        let (seconds, speeds) = compare(&[costs([1.0, 3.0]), costs([1.2, 3.0])]);
-        assert_eq!(speeds, [1.0, 1.0]);
-        assert_eq!(seconds, [1.1, 3.0]);
+        let found = compare(&[costs([1.0, 3.0]), costs([1.2, 3.0])]);
+        assert_eq!(found.speeds, [1.0, 1.0]);
+        assert_eq!(found.whole, [1.1, 3.0]);
     }
 
     #[test]
     fn a_slow_device_counts_by_its_speed() {
-        let (seconds, speeds) = compare(&[costs([1.0, 3.0]), costs([2.0, 6.0])]);
-        assert_eq!(speeds, [1.0, 0.5]);
-        assert_eq!(seconds, [1.0, 3.0]);
+        let found = compare(&[costs([1.0, 3.0]), costs([2.0, 6.0])]);
+        assert_eq!(found.speeds, [1.0, 0.5]);
+        assert_eq!(found.whole, [1.0, 3.0]);
+        assert_eq!(found.half, [0.75, 2.25]);
+        assert_eq!(found.memory[1].resident_bytes, 8);
     }
 }

@@ -5,29 +5,46 @@ use std::sync::Arc;
 
 use crate::support::{Case, origin, schedule, u_program};
 use asyncdiff_plan::{
-    Choice, ComponentId, Cut, CutShape, Guidance, LinkCost, Partition, PartitionError, PolicyError, Prefer, Program,
-    Rank, Situation, StepIndex, Wishes, choose, draw,
+    Choice, ComponentId, Cut, CutShape, Device, Guidance, LayerMemory, LayerSeconds, LinkCost, Links, Partition,
+    PartitionError, PolicyError, Prefer, Prices, Program, Rank, Situation, StepIndex, Wishes, choose, draw, splits,
 };
 use proptest::prelude::*;
+
+/// Links of a gigabyte per second.
+fn fast_links() -> Links {
+    Links::uniform(LinkCost { latency_seconds: 1e-4, bytes_per_second: 1e9, busy_seconds_per_byte: 0.0 })
+}
 
 fn steps(count: u32) -> NonZeroU32 {
     NonZeroU32::new(count).unwrap()
 }
 
 fn plan_for(program: &Arc<Program>, wishes: &Wishes, speeds: &[f64], count: u32) -> Result<Choice, PolicyError> {
-    let layer_seconds = vec![0.01; program.layers.len()];
-    let link = LinkCost { latency_seconds: 1e-4, bytes_per_second: 1e9, busy_seconds_per_byte: 0.0 };
-    let (turnaround_seconds, now) = (1e-4, origin());
+    let devices: Vec<Device> = speeds.iter().map(|&speed| Device { speed, memory_bytes: u64::MAX }).collect();
+    plan_on(program, wishes, &devices, &fast_links(), count)
+}
+
+/// Every layer takes 10 ms and a byte; half of the batch takes three quarters of the time, as on devices that one half does not fill.
+fn plan_on(
+    program: &Arc<Program>,
+    wishes: &Wishes,
+    devices: &[Device],
+    links: &Links,
+    count: u32,
+) -> Result<Choice, PolicyError> {
+    let (whole, half) = (vec![0.01; program.layers.len()], vec![0.007_5; program.layers.len()]);
+    let layer_memory = vec![LayerMemory { resident_bytes: 1 << 20, working_bytes: 0 }; program.layers.len()];
     let situation = Situation {
         program,
         steps: steps(count),
         guidance_on: true,
         rows: 2,
-        layer_seconds: &layer_seconds,
-        speeds,
-        link,
-        turnaround_seconds,
-        now,
+        layer_seconds: LayerSeconds { whole: &whole, half: &half },
+        layer_memory: &layer_memory,
+        devices,
+        links,
+        turnaround_seconds: 1e-4,
+        now: origin(),
     };
     choose(wishes, &situation)
 }
@@ -125,7 +142,7 @@ fn exact_means_that_no_value_is_old_and_splits_the_guidance_halves() {
     let choice = plan_for(&program, &wishes, &[1.0, 1.0], 20).unwrap();
     assert_eq!(choice.placed.plan.schedule.guidance, Guidance::Split);
     assert!(choice.placed.plan.runs.iter().all(|run| run.id.step == run.timestep && run.reads.is_empty()));
-    assert!(choice.prediction.speed_up() > 1.9, "{}", choice.prediction.speed_up());
+    assert!(choice.prediction.speed_up() > 1.3, "{}", choice.prediction.speed_up());
     assert!(choice.prediction.bytes_per_step.is_sign_positive(), "nothing travels, which prints as 0 and not as -0");
 }
 
@@ -195,4 +212,90 @@ fn a_slow_link_delays_only_what_depends_on_it() {
     assert!(foreign(0).chain(foreign(1)).all(|run| !made_by_last(run)));
     assert!(foreign(1).all(|run| run.latents.is_none()), "the middle component waits for no latents");
     assert!(foreign(0).any(|run| run.id.step > StepIndex(1)));
+}
+
+fn devices(count: usize, memory_bytes: u64) -> Vec<Device> {
+    vec![Device { speed: 1.0, memory_bytes }; count]
+}
+
+#[test]
+fn a_device_that_half_of_the_batch_fills_computes_a_lane_exactly() {
+    let program = u_program(3);
+    let (whole, half) = (vec![0.01; program.layers.len()], vec![0.005; program.layers.len()]);
+    let layer_memory = vec![LayerMemory::default(); program.layers.len()];
+    let situation = Situation {
+        program: &program,
+        steps: steps(50),
+        guidance_on: true,
+        rows: 2,
+        layer_seconds: LayerSeconds { whole: &whole, half: &half },
+        layer_memory: &layer_memory,
+        devices: &devices(2, u64::MAX),
+        links: &fast_links(),
+        turnaround_seconds: 1e-4,
+        now: origin(),
+    };
+    let choice = choose(&Wishes::default(), &situation).unwrap();
+    assert_eq!(choice.placed.plan.schedule.guidance, Guidance::Split, "{}", choice.reason);
+    assert!(choice.reason.contains("all steps exact"), "{}", choice.reason);
+}
+
+#[test]
+fn who_cannot_hold_the_whole_denoiser_gets_a_part() {
+    let program = u_program(3);
+    let layers = program.layers.len() as u64;
+    let wishes = Wishes { prefer: Prefer::Exact, ..Wishes::default() };
+    let choice = plan_on(&program, &wishes, &devices(2, (layers - 1) << 20), &fast_links(), 20).unwrap();
+    assert_eq!(choice.placed.plan.partition.components(), 2, "{}", choice.reason);
+    let hopeless = plan_on(&program, &wishes, &devices(2, 1), &fast_links(), 20);
+    assert!(hopeless.is_ok(), "the workers say what they lack");
+}
+
+#[test]
+fn a_link_that_cannot_carry_a_split_is_not_used() {
+    let program = u_program(3);
+    let link = LinkCost { latency_seconds: 0.5, bytes_per_second: 10.0, busy_seconds_per_byte: 0.0 };
+    let wishes = Wishes { split_guidance: Some(false), ..Wishes::default() };
+    let choice = plan_on(&program, &wishes, &devices(3, u64::MAX), &Links::uniform(link), 20).unwrap();
+    assert_eq!(choice.placed.plan.partition.components(), 1, "{}", choice.reason);
+    let mut links = Links::uniform(link);
+    for (from, to) in [(Some(Rank(0)), None), (None, Some(Rank(0)))] {
+        links.set(from, to, LinkCost::FREE);
+    }
+    assert!(plan_on(&program, &wishes, &devices(3, u64::MAX), &links, 20).unwrap().prediction.speed_up() > 0.99);
+}
+
+proptest! {
+    #[test]
+    fn the_priced_period_is_what_the_partition_itself_says(
+        costs in prop::collection::vec(0.1f64..10.0, 12),
+        components in 1usize..5,
+        busy in 0.0f64..0.05,
+        depth in 2usize..5,
+    ) {
+        let program = u_program(depth);
+        let seconds: Vec<f64> = (0..program.layers.len()).map(|index| costs[index % costs.len()]).collect();
+        let link = LinkCost { latency_seconds: 0.0, bytes_per_second: 50.0, busy_seconds_per_byte: busy };
+        let prices = Prices { layer_seconds: &seconds, speeds: &vec![1.0; components], links: &vec![link; components], rows: 1 };
+        for shape in [CutShape::Contiguous, CutShape::Nested] {
+            for split in splits(&program, &prices, shape).unwrap() {
+                let crossings = split.partition.crossings(&program);
+                let computing = split.partition.component_costs(&seconds);
+                let period = split.partition.component_ids().map(|component| {
+                    let bytes = |is_it: &dyn Fn(&asyncdiff_plan::Crossing) -> bool| -> f64 {
+                        crossings.iter().filter(|crossing| is_it(crossing)).map(|crossing| crossing.row_bytes as f64).sum()
+                    };
+                    let received = bytes(&|crossing| crossing.to == component);
+                    let sent = bytes(&|crossing| crossing.from == component);
+                    (computing[component.index()] + (received + sent) * busy).max(received.max(sent) / 50.0)
+                });
+                let period = period.fold(0.0, f64::max);
+                // A value that two components read is sent twice and counted once.
+                prop_assert!(split.period_seconds <= period + 1e-9, "{} against {}", split.period_seconds, period);
+                if components <= 2 {
+                    prop_assert!((split.period_seconds - period).abs() < 1e-9, "{} against {}", split.period_seconds, period);
+                }
+            }
+        }
+    }
 }

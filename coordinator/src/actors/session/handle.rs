@@ -1,6 +1,7 @@
 //! A worker as the coordinator's other actors use it.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::actors::denoiser::{DenoiserMessage, EPOCH};
 use crate::denoise::LoopSettings;
 use crate::failure::JobFailed;
 
-/// Measurements kept per session: one for each picture size, with and without guidance, in use.
+/// Measurements kept per session: two for each picture size in use, of the whole batch and of a guidance half.
 const MEASUREMENTS_KEPT: usize = 16;
 
 /// One session with a worker. Clones are the same session; a worker that comes back has another.
@@ -105,6 +106,16 @@ impl WorkerHandle {
     /// Whether the worker shares this machine: it is in this process or comes from a loopback address.
     pub(crate) fn is_local(&self) -> bool {
         self.0.link.remote_address().is_none_or(|address| address.ip().is_loopback())
+    }
+
+    /// The machine that it is on: its address as seen from here; `None` in this process.
+    pub(crate) fn host(&self) -> Option<IpAddr> {
+        self.0.link.remote_address().map(|address| address.ip())
+    }
+
+    /// Memory that its devices may use.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.0.introduction.hello.devices.iter().map(|device| device.memory_bytes).sum()
     }
 
     /// The worker as users see it.

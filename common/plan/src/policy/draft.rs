@@ -1,0 +1,216 @@
+//! Plans that fit the wishes, with an estimate of what each takes.
+
+use std::num::NonZeroU32;
+
+use super::{PolicyError, Prefer, Situation, Wishes};
+use crate::{
+    Cut, CutShape, Guidance, LinkCost, Partition, PartitionError, PlacedPlan, Plan, Prices, Rank, RoundStart, Schedule,
+    Split, TimeShift, WarmUpBatch, splits,
+};
+
+/// Numbers of components that are tried one by one; beyond it, only as many as there are workers.
+const TRIED_COMPONENTS: usize = 16;
+
+/// A plan that was not predicted yet.
+pub(super) struct Draft {
+    pub(super) placed: PlacedPlan,
+    /// `None`: the partition was given.
+    pub(super) shape: Option<CutShape>,
+    /// Seconds of the denoising loop, roughly.
+    estimate: f64,
+}
+
+/// Every plan that comes into question, the fastest first. An error only if there is none.
+pub(super) fn drafts(wishes: &Wishes, situation: &Situation<'_>, exact: bool) -> Result<Vec<Draft>, PolicyError> {
+    let (mut drafts, mut refused) = (Vec::new(), None);
+    for guidance in guidances(wishes, situation) {
+        for components in component_counts(wishes, situation, guidance)? {
+            let schedule = schedule(wishes, situation, guidance, exact, components);
+            match drafts_of(wishes, situation, schedule, components) {
+                Ok(more) => drafts.extend(more),
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+    }
+    drafts.sort_by(|one: &Draft, other| one.estimate.total_cmp(&other.estimate));
+    match refused {
+        Some(error) if drafts.is_empty() => Err(error),
+        _ => Ok(drafts),
+    }
+}
+
+impl Draft {
+    fn new(
+        situation: &Situation<'_>,
+        (partition, shape): (&Partition, Option<CutShape>),
+        schedule: Schedule,
+        period_seconds: f64,
+    ) -> Result<Self, PolicyError> {
+        let plan = Plan::new(situation.program, partition, schedule)?;
+        let slots = plan.slots.len();
+        let component_costs = partition.component_costs(situation.layer_seconds.whole);
+        let speeds: Vec<f64> = situation.devices.iter().map(|device| device.speed).collect();
+        let placed = PlacedPlan::spread(plan, &component_costs, &speeds)?;
+        let slots_per_rank = slots.div_ceil(speeds.len()) as f64;
+        let warm_up = f64::from(schedule.warm_up_steps());
+        let lanes = schedule.lanes().len() as f64;
+        let fastest = speeds.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+        let exact_step = component_costs.iter().sum::<f64>() / fastest / lanes.min(speeds.len() as f64);
+        let rounds = schedule.rounds().len() as f64;
+        let turnarounds = f64::from(schedule.steps.get()) * situation.turnaround_seconds;
+        let estimate = warm_up * exact_step + rounds * period_seconds * slots_per_rank + turnarounds;
+        Ok(Self { placed, shape, estimate })
+    }
+
+    pub(super) fn components(&self) -> usize {
+        self.placed.plan.partition.components()
+    }
+
+    /// Whether no run reads what a round before made, and every step has a run for its own latents.
+    pub(super) fn is_exact(&self) -> bool {
+        let schedule = &self.placed.plan.schedule;
+        let whole = self.components() == 1 && schedule.stride.get() == 1 && schedule.time_shift == TimeShift::Off;
+        whole || schedule.warm_up >= schedule.steps.get()
+    }
+
+    /// Whether every device can hold its part.
+    pub(super) fn fits(&self, situation: &Situation<'_>) -> bool {
+        let fits = |rank: Rank| {
+            let part = self.placed.part(rank);
+            let owned: Vec<_> = part.components.iter().flat_map(|(_, layers)| layers.iter().copied()).collect();
+            let layers = situation.program.with_shared(&owned);
+            let memory = || layers.iter().map(|layer| &situation.layer_memory[layer.index()]);
+            let resident: u64 = memory().map(|memory| memory.resident_bytes).sum();
+            let working = memory().map(|memory| memory.working_bytes).max().unwrap_or(0);
+            // What the layers write in a step, and as much of the step before.
+            let written: u64 = layers.iter().map(|&layer| situation.program.layer(layer).writes.row_bytes()).sum();
+            let held = 2 * u64::from(situation.rows) * written;
+            resident.saturating_add(working).saturating_add(held) <= situation.devices[rank.index()].memory_bytes
+        };
+        self.placed.ranks().all(fits)
+    }
+}
+
+fn guidances(wishes: &Wishes, situation: &Situation<'_>) -> Vec<Guidance> {
+    // Who names components or a cut means them for the whole batch.
+    let open = situation.devices.len() > 1 && wishes.components.is_none() && wishes.cut.is_none();
+    match (situation.guidance_on, wishes.split_guidance) {
+        (false, _) => vec![Guidance::Off],
+        (true, Some(true)) => vec![Guidance::Split],
+        (true, None) if open => vec![Guidance::Batched, Guidance::Split],
+        (true, Some(false) | None) => vec![Guidance::Batched],
+    }
+}
+
+fn component_counts(wishes: &Wishes, situation: &Situation<'_>, guidance: Guidance) -> Result<Vec<usize>, PolicyError> {
+    let layers = situation.program.owned_layers().count();
+    if let Some(Cut::Modules(lists)) = &wishes.cut {
+        return match wishes.components {
+            Some(components) if usize::from(components) != lists.len() => {
+                Err(PolicyError::ComponentCount { components, lists: lists.len() })
+            }
+            _ => Ok(vec![lists.len()]),
+        };
+    }
+    if let Some(components) = wishes.components {
+        let wanted = usize::from(components);
+        return if (1..=layers).contains(&wanted) {
+            Ok(vec![wanted])
+        } else {
+            Err(PartitionError::ComponentCount { wanted, layers }.into())
+        };
+    }
+    let lanes = if guidance == Guidance::Split { 2 } else { 1 };
+    let most = (situation.devices.len() / lanes).clamp(1, layers);
+    Ok((1..=most).filter(|&count| count <= TRIED_COMPONENTS || count == most).collect())
+}
+
+fn schedule(
+    wishes: &Wishes,
+    situation: &Situation<'_>,
+    guidance: Guidance,
+    exact: bool,
+    components: usize,
+) -> Schedule {
+    let steps = situation.steps.get();
+    let (stride, warm_up) = match wishes.prefer {
+        _ if exact => (1, steps),
+        // One component reads nothing that is old, so it needs no warm-up (at stride 1 all its steps are exact anyway).
+        Prefer::Balanced | Prefer::Exact => (1, steps.div_ceil(50)),
+        Prefer::Quality => (1, steps.div_ceil(10)),
+        Prefer::Speed => (2, steps.div_ceil(50)),
+    };
+    let micro_batches = guidance == Guidance::Batched && components > 1;
+    Schedule {
+        steps: situation.steps,
+        stride: wishes.stride.or(NonZeroU32::new(stride)).unwrap_or(NonZeroU32::MIN),
+        warm_up: wishes.warm_up.unwrap_or(warm_up),
+        time_shift: wishes.time_shift.unwrap_or(TimeShift::Off),
+        guidance,
+        warm_up_batch: if micro_batches { WarmUpBatch::Halves } else { WarmUpBatch::Whole },
+        round_start: wishes.round_start.unwrap_or(RoundStart::AfterWarmUp),
+    }
+}
+
+fn drafts_of(
+    wishes: &Wishes,
+    situation: &Situation<'_>,
+    schedule: Schedule,
+    components: usize,
+) -> Result<Vec<Draft>, PolicyError> {
+    let split = schedule.guidance == Guidance::Split;
+    let layer_seconds = if split { situation.layer_seconds.half } else { situation.layer_seconds.whole };
+    let speeds = component_speeds(situation, &schedule, components);
+    if let Some(Cut::Modules(lists)) = &wishes.cut {
+        let partition = Partition::from_modules(situation.program, lists)?;
+        let costs = partition.component_costs(layer_seconds);
+        let period = costs.iter().zip(&speeds).map(|(cost, speed)| cost / speed).fold(0.0, f64::max);
+        return Ok(vec![Draft::new(situation, (&partition, None), schedule, period)?]);
+    }
+    let links = component_links(situation, &schedule, components);
+    let rows = if split { situation.rows / 2 } else { situation.rows };
+    let prices = Prices { layer_seconds, speeds: &speeds, links: &links, rows };
+    let shapes: &[CutShape] = match &wishes.cut {
+        Some(Cut::Shape(CutShape::Contiguous)) => &[CutShape::Contiguous],
+        Some(Cut::Shape(CutShape::Nested)) => &[CutShape::Nested],
+        _ if components == 1 => &[CutShape::Contiguous],
+        _ => &[CutShape::Contiguous, CutShape::Nested],
+    };
+    let mut found: Vec<Split> = Vec::new();
+    for &shape in shapes {
+        found.extend(splits(situation.program, &prices, shape)?);
+    }
+    let draft =
+        |split: Split| Draft::new(situation, (&split.partition, Some(split.shape)), schedule, split.period_seconds);
+    found.into_iter().map(draft).collect()
+}
+
+/// The speed that each component can count on: its rank's, and for the last one shared by the runs of a stride that have no rank of their own.
+fn component_speeds(situation: &Situation<'_>, schedule: &Schedule, components: usize) -> Vec<f64> {
+    let (lanes, ranks) = (schedule.lanes().len(), situation.devices.len());
+    let spare = ranks.saturating_sub(components * lanes) / lanes;
+    let runs = if schedule.warm_up_steps() < schedule.steps.get() { schedule.stride.get() as usize } else { 1 };
+    let sharing = runs.div_ceil(spare.min(runs - 1) + 1);
+    let enough = ranks >= components * lanes;
+    let speed = |component: usize| if enough { situation.devices[component].speed } else { 1.0 };
+    let mut by_component: Vec<f64> = (0..components).map(speed).collect();
+    if let Some(last) = by_component.last_mut() {
+        *last /= sharing as f64;
+    }
+    by_component
+}
+
+/// The slowest link that each component has with its neighbours; free where components share devices.
+fn component_links(situation: &Situation<'_>, schedule: &Schedule, components: usize) -> Vec<LinkCost> {
+    if situation.devices.len() < components * schedule.lanes().len() {
+        return vec![LinkCost::FREE; components];
+    }
+    let rank = |component: usize| Some(Rank((component % components) as u16));
+    let slower =
+        |one: LinkCost, other: LinkCost| if other.bytes_per_second < one.bytes_per_second { other } else { one };
+    let of = |component: usize| {
+        let before = situation.links.cost(rank(component + components - 1), rank(component));
+        slower(before, situation.links.cost(rank(component), rank(component + 1)))
+    };
+    if components == 1 { vec![LinkCost::FREE] } else { (0..components).map(of).collect() }
+}
