@@ -34,6 +34,9 @@ pub struct Cpu(pub usize);
 /// What computes layers.
 #[derive(Clone, Debug, Default)]
 pub enum DeviceKind {
+    /// Computes nothing, without weights, on a thread of its own, and takes as long for a layer as is said: tensors have their sizes and no
+    /// meaning. For benchmarks of everything around the computing.
+    Paced(LayerTime),
     /// Computes in the actors' own runtime and then sleeps for as long as the layer is said to take, so that a paused clock orders
     /// what happens in a cluster within one process.
     Simulated(LayerTime),
@@ -72,7 +75,13 @@ impl WorkerConfig {
         }
     }
 
-    /// A worker that takes as long for a layer as is said.
+    /// A worker that computes nothing and takes as long for it as is said, in real time.
+    #[must_use]
+    pub fn paced(layer_time: LayerTime) -> Self {
+        Self { device: DeviceKind::Paced(layer_time), ..Self::new() }
+    }
+
+    /// A worker that computes, and takes as long for a layer as is said by the runtime's clock.
     #[must_use]
     pub fn simulated(layer_time: LayerTime) -> Self {
         Self { device: DeviceKind::Simulated(layer_time), ..Self::new() }

@@ -113,7 +113,10 @@ pub(crate) enum Driver {
 
 /// Starts the device that the configuration asks for.
 pub(crate) fn start(config: &WorkerConfig) -> Result<(DeviceHandle, Driver), WorkerError> {
-    let kernels = Kernels::for_device(&Device::Cpu);
+    let kernels = match &config.device {
+        DeviceKind::Paced(_) => Kernels::stub(),
+        DeviceKind::Simulated(_) | DeviceKind::Thread => Kernels::for_device(&Device::Cpu),
+    };
     let info = DeviceInfo {
         kind: "cpu".to_owned(),
         threads: config.threads,
@@ -121,18 +124,18 @@ pub(crate) fn start(config: &WorkerConfig) -> Result<(DeviceHandle, Driver), Wor
         fastest: compute_type(kernels.fastest_format()),
     };
     let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
-    match &config.device {
-        DeviceKind::Simulated(time) => {
-            let core = core::DeviceCore::new(kernels.clone(), Clock::start(), Some(time.clone()));
-            let driver = simulated::start(core, queue);
-            Ok((DeviceHandle::new(commands, info, kernels, Some(time.clone())), Driver::Simulated(driver)))
+    let layer_time = match &config.device {
+        DeviceKind::Paced(time) | DeviceKind::Simulated(time) => Some(time.clone()),
+        DeviceKind::Thread => None,
+    };
+    let core = core::DeviceCore::new(kernels.clone(), Clock::start(), layer_time.clone());
+    let driver = match &config.device {
+        DeviceKind::Simulated(_) => Driver::Simulated(simulated::start(core, queue)),
+        DeviceKind::Paced(_) | DeviceKind::Thread => {
+            Driver::Thread(thread::start(core, queue, config).map_err(|reason| WorkerError::Thread { reason })?)
         }
-        DeviceKind::Thread => {
-            let core = core::DeviceCore::new(kernels.clone(), Clock::start(), None);
-            let driver = thread::start(core, queue, config).map_err(|reason| WorkerError::Thread { reason })?;
-            Ok((DeviceHandle::new(commands, info, kernels, None), Driver::Thread(driver)))
-        }
-    }
+    };
+    Ok((DeviceHandle::new(commands, info, kernels, layer_time), driver))
 }
 
 impl Driver {

@@ -57,15 +57,18 @@ impl ThreadDriver {
 }
 
 fn run(mut core: DeviceCore, mut queue: mpsc::Receiver<DeviceCommand>) {
+    let mut pace = Pace::default();
     loop {
         while let Ok(command) = queue.try_recv() {
             core.handle(command);
         }
         if let Some(computed) = core.compute() {
+            pace.wait(computed.simulated);
             core.complete(computed);
             continue;
         }
         let idle_since = Instant::now();
+        pace.idle();
         match queue.blocking_recv() {
             Some(command) => {
                 core.note_waited(idle_since);
@@ -73,5 +76,30 @@ fn run(mut core: DeviceCore, mut queue: mpsc::Receiver<DeviceCommand>) {
             }
             None => return,
         }
+    }
+}
+
+/// Makes layers take as long as is said. A thread sleeps a little longer than it asks for: layers that follow each other are counted from the time at
+/// which the one before should have ended, so that the error does not add up.
+#[derive(Default)]
+struct Pace {
+    busy_until: Option<Instant>,
+}
+
+impl Pace {
+    /// Waits for the end of a layer that takes so long.
+    fn wait(&mut self, duration: Duration) {
+        if duration.is_zero() {
+            return;
+        }
+        let now = Instant::now();
+        let end = self.busy_until.unwrap_or(now) + duration;
+        std::thread::sleep(end.saturating_duration_since(now));
+        self.busy_until = Some(end);
+    }
+
+    /// There is nothing to compute: the next layer begins when it comes.
+    fn idle(&mut self) {
+        self.busy_until = None;
     }
 }

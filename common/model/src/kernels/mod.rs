@@ -41,6 +41,8 @@ enum Backend {
     Candle(Device),
     /// Our kernels on the CPU, with weights in a format.
     Cpu(Arc<cpu::Cpu>, Format),
+    /// Nobody: values have their sizes and no meaning.
+    Stub(Arc<cpu::Cpu>),
 }
 
 impl Kernels {
@@ -56,11 +58,24 @@ impl Kernels {
         Self { backend: Backend::Cpu(Arc::new(cpu::Cpu::new(isa)), Format::F32) }
     }
 
+    /// Kernels that load no weights and compute nothing: what they write has the right size, in the process' memory, and no meaning. For
+    /// benchmarks of everything around the computing.
+    #[must_use]
+    pub fn stub() -> Self {
+        Self { backend: Backend::Stub(Arc::new(cpu::Cpu::new(Isa::Portable))) }
+    }
+
+    /// Whether preparing a graph reads its weights.
+    #[must_use]
+    pub fn needs_weights(&self) -> bool {
+        !matches!(self.backend, Backend::Stub(_))
+    }
+
     /// The same device and memory, with weights in another format. Candle's operations are f32 whatever is asked for.
     #[must_use]
     pub fn with_format(&self, format: Format) -> Self {
         match &self.backend {
-            Backend::Candle(_) => self.clone(),
+            Backend::Candle(_) | Backend::Stub(_) => self.clone(),
             Backend::Cpu(cpu, _) => Self { backend: Backend::Cpu(Arc::clone(cpu), format) },
         }
     }
@@ -69,16 +84,16 @@ impl Kernels {
     #[must_use]
     pub fn fastest_format(&self) -> Format {
         match &self.backend {
-            Backend::Candle(_) => Format::F32,
+            Backend::Candle(_) | Backend::Stub(_) => Format::F32,
             Backend::Cpu(cpu, _) => cpu.isa().fastest_format(),
         }
     }
 
-    /// The instruction set that our own kernels use; `None` where candle computes.
+    /// The instruction set that our own kernels use; `None` where they do not compute.
     #[must_use]
     pub fn isa(&self) -> Option<Isa> {
         match &self.backend {
-            Backend::Candle(_) => None,
+            Backend::Candle(_) | Backend::Stub(_) => None,
             Backend::Cpu(cpu, _) => Some(cpu.isa()),
         }
     }
@@ -94,7 +109,7 @@ impl Kernels {
     pub fn device(&self) -> &Device {
         match &self.backend {
             Backend::Candle(device) => device,
-            Backend::Cpu(..) => &Device::Cpu,
+            Backend::Cpu(..) | Backend::Stub(_) => &Device::Cpu,
         }
     }
 
@@ -110,7 +125,7 @@ impl Kernels {
     pub fn value(&self, shape: &[usize], elements: &[f32]) -> Result<Value, ModelError> {
         match &self.backend {
             Backend::Candle(device) => Value::on_candle(&Tensor::from_slice(elements, shape, device)?),
-            Backend::Cpu(cpu, _) => Value::on_host(shape, elements.len(), cpu, |floats, extent| {
+            Backend::Cpu(cpu, _) | Backend::Stub(cpu) => Value::on_host(shape, elements.len(), cpu, |floats, extent| {
                 // Only images have their channels first; everything else is the same in both orders.
                 match shape.len() {
                     4 => to_channels_last(shape[0], extent.channels, extent.pixels(), elements, floats),
@@ -138,7 +153,9 @@ impl Kernels {
                 fill(&mut elements);
                 Value::channels_last_on_candle(shape, elements, device)
             }
-            Backend::Cpu(cpu, _) => Value::on_host(shape, chunks.len(), cpu, |floats, _extent| fill(floats)),
+            Backend::Cpu(cpu, _) | Backend::Stub(cpu) => {
+                Value::on_host(shape, chunks.len(), cpu, |floats, _extent| fill(floats))
+            }
         }
     }
 
@@ -157,7 +174,7 @@ impl Kernels {
 
     /// Gives back memory that no value uses, such as after a job.
     pub fn trim(&self) {
-        if let Backend::Cpu(cpu, _) = &self.backend {
+        if let Backend::Cpu(cpu, _) | Backend::Stub(cpu) = &self.backend {
             cpu.trim();
         }
     }

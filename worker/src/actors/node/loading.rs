@@ -189,6 +189,9 @@ impl NodeState {
 
     /// The parameters of what is not loaded yet, each once.
     fn wanted(&self, checked: &CheckedAssignment) -> Vec<WeightEntry> {
+        if !self.device.kernels().needs_weights() {
+            return Vec::new();
+        }
         let fresh = checked.parts.iter().filter(|part| !self.is_loaded(part));
         let by_name: BTreeMap<&str, &WeightEntry> =
             fresh.flat_map(|part| &part.parameters).map(|entry| (entry.name.as_str(), entry)).collect();
