@@ -91,33 +91,28 @@ impl PlacedPlan {
     /// a device only when there are more slots than devices, and extra copies and the second lane get devices of their own when there are enough.
     ///
     /// - `component_costs`: seconds of each component on a device of speed 1.
-    /// - `speeds`: relative speed of each rank.
-    pub fn spread(plan: Plan, component_costs: &[f64], speeds: &[f64]) -> Result<Self, PlacementError> {
-        if speeds.is_empty() {
+    /// - `devices`: ranks with their relative speeds, in the order in which they are to be used.
+    pub fn spread(plan: Plan, component_costs: &[f64], devices: &[(Rank, f64)]) -> Result<Self, PlacementError> {
+        if devices.is_empty() {
             return Err(PlacementError::NoRanks);
         }
         let mut order: Vec<usize> = (0..plan.slots.len()).collect();
         let cost = |slot: &Slot| component_costs.get(slot.component.index()).copied().unwrap_or(0.0);
-        let enough = plan.slots.len() <= speeds.len();
-        if !enough {
-            order.sort_by(|&a, &b| cost(&plan.slots[b]).total_cmp(&cost(&plan.slots[a])).then(a.cmp(&b)));
+        let enough = plan.slots.len() <= devices.len();
+        if enough {
+            // Component i on device i: the partition was made for the devices in this order.
+            let ranks = devices.iter().take(plan.slots.len()).map(|&(rank, _)| rank).collect();
+            return Self::new(plan, ranks);
         }
-        let mut busy = vec![0.0; speeds.len()];
-        let mut taken = vec![false; speeds.len()];
+        order.sort_by(|&a, &b| cost(&plan.slots[b]).total_cmp(&cost(&plan.slots[a])).then(a.cmp(&b)));
+        let mut busy = vec![0.0; devices.len()];
         let mut ranks = vec![Rank(0); plan.slots.len()];
         for slot in order {
-            let seconds = |rank: usize| busy[rank] + cost(&plan.slots[slot]) / speeds[rank];
-            let free = (0..speeds.len()).filter(|&rank| !enough || !taken[rank]);
-            // Component i on rank i where everybody gets one slot: the partition was made for the ranks in this order.
-            let chosen = if enough {
-                free.min()
-            } else {
-                free.min_by(|&a, &b| seconds(a).total_cmp(&seconds(b)).then(a.cmp(&b)))
-            };
-            let rank = chosen.unwrap_or_default();
-            busy[rank] = seconds(rank);
-            taken[rank] = true;
-            ranks[slot] = Rank(rank as u16);
+            let seconds = |device: usize| busy[device] + cost(&plan.slots[slot]) / devices[device].1;
+            let chosen =
+                (0..devices.len()).min_by(|&a, &b| seconds(a).total_cmp(&seconds(b)).then(a.cmp(&b))).unwrap_or(0);
+            busy[chosen] = seconds(chosen);
+            ranks[slot] = devices[chosen].0;
         }
         Self::new(plan, ranks)
     }

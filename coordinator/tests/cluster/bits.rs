@@ -55,7 +55,9 @@ async fn the_coordinator_receives_noise_predictions_and_nothing_else_of_a_step()
 #[tokio::test(start_paused = true)]
 async fn a_summary_says_what_crossed_and_how_long_it_took() {
     let cluster = TestCluster::start(&["a", "b"], SLOW).await;
-    let record = cluster.run(plain_job(10)).await;
+    let mut spec = plain_job(10);
+    spec.settings.wishes.components = Some(2);
+    let record = cluster.run(spec).await;
     let summary = record.summary.unwrap();
     assert_eq!((summary.steps, summary.components, summary.workers.len()), (10, 2, 2));
     assert!((summary.bytes_per_step / summary.predicted_bytes_per_step - 1.0).abs() < 0.02, "{summary:?}");

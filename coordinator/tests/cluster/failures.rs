@@ -62,11 +62,14 @@ async fn a_worker_whose_predictions_do_not_come_is_named() {
 }
 
 #[tokio::test]
-async fn too_little_memory_reaches_the_user_with_the_workers_name_and_a_hint() {
+async fn a_worker_with_too_little_memory_is_left_out_and_named_where_it_was_asked_for() {
     let mut cluster = TestCluster::start(&["a"], Pace::Instant).await;
     cluster.workers.push(SimulatedWorker::with_memory(&cluster.hub, "small-box", 1000).unwrap());
     cluster.cluster.wait_for_workers(2, super::support::LONG).await.unwrap();
-    let error = cluster.run(plain_job(3)).await.error.unwrap();
+    assert_eq!(cluster.run(plain_job(3)).await.summary.unwrap().components, 1);
+    let mut for_two = plain_job(3);
+    for_two.settings.wishes.components = Some(2);
+    let error = cluster.run(for_two).await.error.unwrap();
     assert!(error.message.contains("small-box") && error.message.contains("1000"), "{error:?}");
     assert!(error.hint.contains("add workers"), "{error:?}");
     assert_eq!(error.fault, Fault::Hardware);

@@ -63,7 +63,8 @@ impl TinyJob {
         let partition = Partition::balanced(&program.program, &costs, &vec![1.0; components], shape).unwrap();
         let plan = Plan::new(&program.program, &partition, schedule).unwrap();
         let component_costs = partition.component_costs(&costs);
-        let placed = PlacedPlan::spread(plan, &component_costs, &vec![1.0; ranks]).unwrap();
+        let devices: Vec<(Rank, f64)> = (0..ranks).map(|rank| (Rank(rank as u16), 1.0)).collect();
+        let placed = PlacedPlan::spread(plan, &component_costs, &devices).unwrap();
         Self { program, placed }
     }
 

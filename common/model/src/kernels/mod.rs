@@ -125,13 +125,15 @@ impl Kernels {
     pub fn value(&self, shape: &[usize], elements: &[f32]) -> Result<Value, ModelError> {
         match &self.backend {
             Backend::Candle(device) => Value::on_candle(&Tensor::from_slice(elements, shape, device)?),
-            Backend::Cpu(cpu, _) | Backend::Stub(cpu) => Value::on_host(shape, elements.len(), cpu, |floats, extent| {
-                // Only images have their channels first; everything else is the same in both orders.
-                match shape.len() {
-                    4 => to_channels_last(shape[0], extent.channels, extent.pixels(), elements, floats),
-                    _ => floats.copy_from_slice(elements),
-                }
-            }),
+            Backend::Cpu(cpu, _) | Backend::Stub(cpu) => {
+                Value::on_host(shape, elements.len(), cpu, |floats, extent| {
+                    // Only images have their channels first; everything else is the same in both orders.
+                    match shape.len() {
+                        4 => to_channels_last(shape[0], extent.channels, extent.pixels(), elements, floats),
+                        _ => floats.copy_from_slice(elements),
+                    }
+                })
+            }
         }
     }
 

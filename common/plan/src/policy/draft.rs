@@ -49,13 +49,13 @@ impl Draft {
         let plan = Plan::new(situation.program, partition, schedule)?;
         let slots = plan.slots.len();
         let component_costs = partition.component_costs(situation.layer_seconds.whole);
-        let speeds: Vec<f64> = situation.devices.iter().map(|device| device.speed).collect();
-        let placed = PlacedPlan::spread(plan, &component_costs, &speeds)?;
-        let slots_per_rank = slots.div_ceil(speeds.len()) as f64;
+        let devices = devices_in_order(situation);
+        let placed = PlacedPlan::spread(plan, &component_costs, &devices)?;
+        let slots_per_rank = slots.div_ceil(devices.len()) as f64;
         let warm_up = f64::from(schedule.warm_up_steps());
         let lanes = schedule.lanes().len() as f64;
-        let fastest = speeds.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-        let exact_step = component_costs.iter().sum::<f64>() / fastest / lanes.min(speeds.len() as f64);
+        let fastest = devices.iter().map(|&(_, speed)| speed).fold(f64::MIN_POSITIVE, f64::max);
+        let exact_step = component_costs.iter().sum::<f64>() / fastest / lanes.min(devices.len() as f64);
         let rounds = schedule.rounds().len() as f64;
         let turnarounds = f64::from(schedule.steps.get()) * situation.turnaround_seconds;
         let estimate = warm_up * exact_step + rounds * period_seconds * slots_per_rank + turnarounds;
@@ -185,6 +185,18 @@ fn drafts_of(
     found.into_iter().map(draft).collect()
 }
 
+/// The devices in the order in which components are put on them: first those that could hold the whole denoiser, the fastest first.
+fn devices_in_order(situation: &Situation<'_>) -> Vec<(Rank, f64)> {
+    let whole: u64 = situation.layer_memory.iter().map(|memory| memory.resident_bytes).sum();
+    let mut order: Vec<usize> = (0..situation.devices.len()).collect();
+    order.sort_by(|&one, &other| {
+        let (one, other) = (&situation.devices[one], &situation.devices[other]);
+        let roomy = (other.memory_bytes > whole).cmp(&(one.memory_bytes > whole));
+        roomy.then(other.speed.total_cmp(&one.speed))
+    });
+    order.into_iter().map(|index| (Rank(index as u16), situation.devices[index].speed)).collect()
+}
+
 /// The speed that each component can count on: its rank's, and for the last one shared by the runs of a stride that have no rank of their own.
 fn component_speeds(situation: &Situation<'_>, schedule: &Schedule, components: usize) -> Vec<f64> {
     let (lanes, ranks) = (schedule.lanes().len(), situation.devices.len());
@@ -192,7 +204,8 @@ fn component_speeds(situation: &Situation<'_>, schedule: &Schedule, components: 
     let runs = if schedule.warm_up_steps() < schedule.steps.get() { schedule.stride.get() as usize } else { 1 };
     let sharing = runs.div_ceil(spare.min(runs - 1) + 1);
     let enough = ranks >= components * lanes;
-    let speed = |component: usize| if enough { situation.devices[component].speed } else { 1.0 };
+    let devices = devices_in_order(situation);
+    let speed = |component: usize| if enough { devices[component].1 } else { 1.0 };
     let mut by_component: Vec<f64> = (0..components).map(speed).collect();
     if let Some(last) = by_component.last_mut() {
         *last /= sharing as f64;
@@ -205,7 +218,8 @@ fn component_links(situation: &Situation<'_>, schedule: &Schedule, components: u
     if situation.devices.len() < components * schedule.lanes().len() {
         return vec![LinkCost::FREE; components];
     }
-    let rank = |component: usize| Some(Rank((component % components) as u16));
+    let devices = devices_in_order(situation);
+    let rank = |component: usize| Some(devices[component % components].0);
     let slower =
         |one: LinkCost, other: LinkCost| if other.bytes_per_second < one.bytes_per_second { other } else { one };
     let of = |component: usize| {

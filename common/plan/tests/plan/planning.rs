@@ -247,6 +247,10 @@ fn who_cannot_hold_the_whole_denoiser_gets_a_part() {
     let wishes = Wishes { prefer: Prefer::Exact, ..Wishes::default() };
     let choice = plan_on(&program, &wishes, &devices(2, (layers - 1) << 20), &fast_links(), 20).unwrap();
     assert_eq!(choice.placed.plan.partition.components(), 2, "{}", choice.reason);
+    let mut unequal = devices(2, layers << 21);
+    unequal[0].memory_bytes = 1;
+    let choice = plan_on(&program, &Wishes::default(), &unequal, &fast_links(), 20).unwrap();
+    assert!(choice.placed.plan.runs.iter().all(|run| choice.placed.rank_of(run) == Rank(1)), "{}", choice.reason);
     let hopeless = plan_on(&program, &wishes, &devices(2, 1), &fast_links(), 20);
     assert!(hopeless.is_ok(), "the workers say what they lack");
 }
