@@ -31,7 +31,8 @@ pub(crate) struct Direct<'a> {
     /// Pixels of the output, over all rows of the batch.
     pub(crate) pixels: usize,
     pub(crate) epilogue: Epilogue<'a>,
-    /// For tiles of matrices: [`super::amx::scratch_floats`] for each thread.
+    /// For tiles of matrices: `amx::scratch_floats` for each thread.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86-64 has tiles of matrices"))]
     pub(crate) scratch: Shared<'a>,
 }
 

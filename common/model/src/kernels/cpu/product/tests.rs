@@ -239,6 +239,7 @@ fn winograd_agrees_with_plain_loops() {
 
 #[test]
 fn bf16_products_agree_with_plain_loops() {
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "only x86-64 has an emulated one"))]
     let mut isas = Isa::available();
     #[cfg(target_arch = "x86_64")]
     {
