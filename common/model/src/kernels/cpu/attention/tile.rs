@@ -136,10 +136,15 @@ fn pack_value_tile<'a, const N: usize>(tokens: impl Iterator<Item = &'a [f32]>, 
 /// Cuts `total` into tiles: as many of the largest as fit, then powers of two.
 ///
 /// The largest fills the registers: two vectors each, with two vectors of queries and a broadcast beside them. With 12 (or 6)
-/// there are 24 (12) independent multiply-adds, where the CPUs at hand need 8 to 10 to hide their latency.
+/// there are 24 (12) independent multiply-adds, where the CPUs at hand need 8 to 10 to hide their latency. On Arm, keys are not broadcast:
+/// a multiply-add takes one lane of a vector, so those of 12 keys would have to stay in registers too, and 8 fill them.
 #[inline(always)]
 fn tiles<S: Simd>(total: usize) -> impl Iterator<Item = Range<usize>> {
-    let largest = if S::REGISTER_COUNT >= 32 { 12 } else { 6 };
+    let largest = match S::REGISTER_COUNT {
+        32.. if S::F32_LANES > TOGETHER => 12,
+        32.. => 8,
+        _ => 6,
+    };
     let mut end = 0;
     std::iter::from_fn(move || {
         let rest = total - end;
