@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Command, ComponentId, DenoiseEngine, Event, Inbox, Instance, Lane, LayerId, Links, Output, PlacedPlan, Program,
-    Rank, RunId, StepIndex, Work,
+    Command, ComponentId, DenoiseEngine, Event, Inbox, InputKind, Instance, Lane, LayerId, Links, Output, PlacedPlan,
+    Program, Rank, RunId, StepIndex, Work,
 };
 
-/// Bytes of a hidden state's header on the wire; the exact number differs by a few bytes with the digits of job and step.
+/// Bytes of a tensor's header on the wire; the exact number differs by a few bytes with the digits of job and step.
 const HEADER_BYTES: u64 = 24;
 
 /// Seconds of each layer of the program on a device of speed 1.
@@ -238,8 +238,7 @@ impl<'a> Simulation<'a> {
             match command {
                 Command::SendLatents { step, to } => {
                     for to in to {
-                        // Latents are small: their bytes' time is part of the latency.
-                        let time = self.clock + self.costs.links.cost(None, Some(to)).latency_seconds;
+                        let time = self.clock + self.carry_seconds((None, Some(to)), self.latents_bytes());
                         self.schedule(time, Happening::LatentsArrived { step, to });
                     }
                 }
@@ -286,11 +285,28 @@ impl<'a> Simulation<'a> {
                 }
             }
             Some(Output::NoisePrediction { step, lane, .. }) => {
-                let time = self.clock + self.costs.links.cost(Some(rank), None).latency_seconds;
+                let time = self.clock + self.carry_seconds((Some(rank), None), self.prediction_bytes(lane));
                 self.schedule(time, Happening::PredictionArrived { step, lane, from: rank });
             }
             None => {}
         }
+    }
+
+    /// What a tensor to or from the coordinator takes. There is at most one per rank and step, so that none waits for another.
+    fn carry_seconds(&self, (from, to): (Option<Rank>, Option<Rank>), bytes: u64) -> f64 {
+        let cost = self.costs.links.cost(from, to);
+        cost.latency_seconds + bytes as f64 / cost.bytes_per_second
+    }
+
+    /// A rank gets the latents of the whole batch, also for one lane.
+    fn latents_bytes(&self) -> u64 {
+        let inputs = self.program.inputs.iter().filter(|input| input.kind == InputKind::Latents);
+        inputs.map(|input| input.value.row_bytes()).sum::<u64>() * u64::from(self.costs.rows) + HEADER_BYTES
+    }
+
+    fn prediction_bytes(&self, lane: Lane) -> u64 {
+        let output = &self.program.layer(self.program.output.layer()).writes;
+        output.row_bytes() * lane.rows(self.costs.rows as usize).len() as u64 + HEADER_BYTES
     }
 
     fn schedule(&mut self, time: f64, what: Happening) {

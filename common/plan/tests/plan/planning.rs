@@ -260,13 +260,28 @@ fn a_link_that_cannot_carry_a_split_is_not_used() {
     let program = u_program(3);
     let link = LinkCost { latency_seconds: 0.5, bytes_per_second: 10.0, busy_seconds_per_byte: 0.0 };
     let wishes = Wishes { split_guidance: Some(false), ..Wishes::default() };
-    let choice = plan_on(&program, &wishes, &devices(3, u64::MAX), &Links::uniform(link), 20).unwrap();
-    assert_eq!(choice.placed.plan.partition.components(), 1, "{}", choice.reason);
     let mut links = Links::uniform(link);
-    for (from, to) in [(Some(Rank(0)), None), (None, Some(Rank(0)))] {
-        links.set(from, to, LinkCost::FREE);
+    for rank in (0..3).map(Rank) {
+        links.set(Some(rank), None, LinkCost::FREE);
+        links.set(None, Some(rank), LinkCost::FREE);
     }
-    assert!(plan_on(&program, &wishes, &devices(3, u64::MAX), &links, 20).unwrap().prediction.speed_up() > 0.99);
+    let choice = plan_on(&program, &wishes, &devices(3, u64::MAX), &links, 20).unwrap();
+    assert_eq!(choice.placed.plan.partition.components(), 1, "{}", choice.reason);
+    assert!(choice.prediction.speed_up() > 0.99, "{}", choice.reason);
+}
+
+#[test]
+fn latents_and_noise_predictions_take_their_bytes_time() {
+    let program = u_program(3);
+    let wishes = Wishes { components: Some(1), split_guidance: Some(false), ..Wishes::default() };
+    let seconds = |bytes_per_second| {
+        let link = LinkCost { latency_seconds: 0.0, bytes_per_second, busy_seconds_per_byte: 0.0 };
+        plan_on(&program, &wishes, &devices(1, u64::MAX), &Links::uniform(link), 20).unwrap().prediction.seconds
+    };
+    // Two rows of 16 numbers of 4 bytes each way, and two headers.
+    let bytes_per_step = 2.0 * (2.0 * 16.0 * 4.0 + 24.0);
+    let longer = seconds(100.0) - seconds(f64::INFINITY);
+    assert!((longer - 20.0 * bytes_per_step / 100.0).abs() < 1e-6, "{longer}");
 }
 
 proptest! {
