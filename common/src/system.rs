@@ -1,6 +1,6 @@
 //! Facts about this machine and process, as Linux tells them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Memory that is assumed where the operating system does not say: enough for small models, refused for large ones with a message
 /// that names the setting.
@@ -22,6 +22,14 @@ pub fn available_memory_bytes() -> u64 {
 #[must_use]
 pub fn peak_memory_bytes() -> u64 {
     read("/proc/self/status").and_then(|text| kibibytes(&text, "VmHWM:")).unwrap_or_default()
+}
+
+/// Processor time that all threads of this process have taken, in user mode and in the kernel.
+#[must_use]
+pub fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    // The kernel counts from the process's start: neither field is negative, and nanoseconds are below a second.
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Microseconds since 1970.
@@ -52,6 +60,16 @@ mod tests {
         assert_eq!(kibibytes(text, "VmHWM:"), Some(1 << 20));
         assert_eq!(kibibytes(text, "VmRSS:"), None);
         assert_eq!(kibibytes(text, "VmSwap:"), None);
+    }
+
+    #[test]
+    fn computing_takes_processor_time() {
+        let before = processor_time();
+        let spin = std::time::Instant::now();
+        while spin.elapsed() < Duration::from_millis(5) {
+            std::hint::spin_loop();
+        }
+        assert!(processor_time() > before);
     }
 
     #[test]

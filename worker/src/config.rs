@@ -61,6 +61,16 @@ pub enum Membership {
     Member,
 }
 
+impl DeviceKind {
+    /// The clock of what this process computes. Simulated workers share a process and a clock of their own: there carrying is free.
+    pub(crate) fn processor_time(&self) -> fn() -> Duration {
+        match self {
+            Self::Simulated(_) => || Duration::ZERO,
+            Self::Paced(_) | Self::Thread => asyncdiff_common::system::processor_time,
+        }
+    }
+}
+
 impl WorkerConfig {
     /// A worker with one thread, all of the available memory and defaults for the rest.
     #[must_use]

@@ -14,6 +14,7 @@ mod device;
 mod error;
 mod failure;
 mod intake;
+mod probing;
 mod requests;
 mod run;
 mod tensor_bytes;

@@ -31,6 +31,7 @@ pub async fn run(
 ) -> Result<(), WorkerError> {
     let local = open_local(config.model.clone()).await?;
     let (device, driver) = device::start(&config)?;
+    let processor_time = config.device.processor_time();
     let (ended, mut has_ended) = oneshot::channel();
     let arguments = NodeArguments {
         network,
@@ -39,6 +40,7 @@ pub async fn run(
         local,
         membership: config.membership,
         incarnation: system::unix_micros(),
+        processor_time,
         ended,
     };
     let bug = |reason: String| WorkerError::Bug { part: "root actor", reason };

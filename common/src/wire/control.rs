@@ -12,6 +12,10 @@
 //!       ─ ─ noise predictions ─ ─ ─ ─ ─ ─ ─ ─ ►   (data connection)
 //!            ◄───────────────────────────────── Request { ReleaseJob }
 //!     Reply { Released { report } } ──────────►
+//!
+//!   worker that dialled                      worker that accepted
+//!       ─ ─ hidden states, probes ─ ─ ─ ─ ─ ─ ►   (data connection)
+//!            ◄───────────────────────────────── ProbeArrived
 //! ```
 
 use std::time::Duration;
@@ -166,6 +170,13 @@ pub enum WorkerRequest {
         /// Which layers.
         layers: Vec<LayerId>,
     },
+    /// Send probes to another worker and time them: what the link to it costs.
+    MeasureLink {
+        /// The name in the other worker's certificate.
+        peer: String,
+        /// Where it listens.
+        endpoint: Endpoint,
+    },
     /// Forget a job: stop its runs, free what it holds, say how it went.
     ReleaseJob {
         /// The job.
@@ -267,6 +278,8 @@ pub enum WorkerReply {
     DecoderReady,
     /// The encoding was sent.
     Encoded,
+    /// What the link to another worker costs.
+    LinkMeasured(LinkMeasurement),
     /// What each layer asked for costs, in that order.
     Measured {
         /// The layers.
@@ -290,6 +303,31 @@ pub struct LayerCost {
     pub working_bytes: u64,
 }
 
+/// What a link to another worker costs, as the sending worker sees it. All figures are finite, and the throughput is above 0.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinkMeasurement {
+    /// How long a tensor is under way beside its bytes' time: half of the shortest round trip.
+    pub latency_seconds: f64,
+    /// Throughput.
+    pub bytes_per_second: f64,
+    /// Seconds that carrying a byte takes from this worker's cores.
+    pub busy_seconds_per_byte: f64,
+}
+
+/// Bytes of the largest probe that a worker accepts: a hidden state of a usual picture, and no more than what a link
+/// reads ahead anyway.
+pub const PROBE_LIMIT_BYTES: u32 = 1 << 20;
+
+/// From the worker that accepted a peer link to the one that dialled it. The other way only tensors go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToPeer {
+    /// All bytes of a probe are here.
+    ProbeArrived {
+        /// The probe's number.
+        number: u64,
+    },
+}
+
 /// How a job went at one rank.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RankReport {
@@ -297,7 +335,7 @@ pub struct RankReport {
     pub layer_seconds: Vec<(LayerId, f64)>,
     /// Seconds spent computing layers.
     pub busy_seconds: f64,
-    /// Bytes of hidden states sent to other ranks, headers and payload, counted by the links.
+    /// Bytes of hidden states sent to other ranks, headers and payload, as the links count them.
     pub hidden_state_bytes_sent: u64,
     /// Bytes of parameters that its components hold.
     pub resident_bytes: u64,

@@ -4,17 +4,39 @@
 //! - 1: the first.
 //! - 2: what a denoiser is computed in; keys and values of cross attentions are layers of the program;
 //!   hidden states are channels last.
+//! - 3: workers measure their links to each other: probes, and a message that they have arrived.
 
 mod control;
 mod failure;
 mod tensor;
 
 pub use control::{
-    Assignment, DenoiserSpec, DeviceInfo, Endpoint, Hello, LayerCost, PartSpec, Peer, RankReport, ToCoordinator,
-    ToWorker, TraceEvent, TraceKind, Tracing, WEIGHTS_IN_FLIGHT, WeightEntry, WorkerReply, WorkerRequest,
+    Assignment, DenoiserSpec, DeviceInfo, Endpoint, Hello, LayerCost, LinkMeasurement, PROBE_LIMIT_BYTES, PartSpec,
+    Peer, RankReport, ToCoordinator, ToPeer, ToWorker, TraceEvent, TraceKind, Tracing, WEIGHTS_IN_FLIGHT, WeightEntry,
+    WorkerReply, WorkerRequest,
 };
 pub use failure::WorkerFailure;
 pub use tensor::{ComputeType, DType, MAX_AXES, TENSOR_LIMIT_BYTES, TensorHeader, TensorName};
 
 /// The wire's version: raised whenever a message, a header or a handshake changes its bytes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+
+    /// Whoever changes these raises [`VERSION`].
+    #[test]
+    fn probes_and_their_arrivals_have_the_bytes_of_version_three() {
+        assert_eq!(VERSION, 3);
+        assert_eq!(codec::encode(&TensorName::Probe(9)).unwrap(), [6, 9]);
+        assert_eq!(codec::encode(&ToPeer::ProbeArrived { number: 9 }).unwrap(), [0, 9]);
+        let endpoint = Endpoint { host: "h".to_owned(), control_port: 1, data_port: 2 };
+        let request = WorkerRequest::MeasureLink { peer: "w".to_owned(), endpoint };
+        assert_eq!(codec::encode(&request).unwrap(), [4, 1, b'w', 1, b'h', 1, 2]);
+        let measured = LinkMeasurement { latency_seconds: 0.0, bytes_per_second: 2.0, busy_seconds_per_byte: 0.0 };
+        let reply = codec::encode(&WorkerReply::LinkMeasured(measured)).unwrap();
+        assert_eq!((reply[0], &reply[9..17]), (3, &2.0f64.to_le_bytes()[..]));
+    }
+}

@@ -46,6 +46,9 @@ pub enum TensorName {
     },
     /// A parameter, addressed by the BLAKE3 digest of its stored bytes.
     Weight([u8; 32]),
+    /// Bytes that only have to arrive, worker to worker: they measure the link. At most [`PROBE_LIMIT_BYTES`](super::PROBE_LIMIT_BYTES), and
+    /// of no job. The number counts up within a link.
+    Probe(u64),
 }
 
 /// What a denoiser's weights are held in and multiplied as. Sums, norms and what passes between layers are f32.

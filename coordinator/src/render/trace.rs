@@ -158,7 +158,10 @@ impl Writer<'_> {
 fn origin_of(name: &TensorName) -> &'static str {
     match name {
         TensorName::Condition(_) | TensorName::Latents(_) | TensorName::Weight(_) => "coordinator",
-        TensorName::HiddenState(_) | TensorName::NoisePrediction(..) | TensorName::Reply { .. } => "a worker",
+        TensorName::HiddenState(_)
+        | TensorName::NoisePrediction(..)
+        | TensorName::Probe(_)
+        | TensorName::Reply { .. } => "a worker",
     }
 }
 
@@ -168,6 +171,7 @@ fn tensor(name: &TensorName) -> String {
         TensorName::HiddenState(Instance { value, step, lane: rows }) => format!("{value}·{}{}", step.0, lane(*rows)),
         TensorName::Latents(step) => format!("latents {}", step.0),
         TensorName::NoisePrediction(step, rows) => format!("noise prediction {}{}", step.0, lane(*rows)),
+        TensorName::Probe(number) => format!("probe {number}"),
         TensorName::Reply { request, index } => format!("reply {request}.{index}"),
         TensorName::Weight(digest) => format!("weight {:02x}{:02x}{:02x}", digest[0], digest[1], digest[2]),
     }

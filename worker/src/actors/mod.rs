@@ -16,6 +16,7 @@
 //!   Component ──► Node             ComponentLoaded; a failure goes by supervision
 //!   device ──► Node ──► Component  JobEnded; a failed layer ends the actor of its component
 //!   links' readers ──► device      tensors, past all actors
+//!   links' readers ──► requests    arrivals of probes, past all actors
 //! ```
 //!
 //! A handler never waits: what takes time (checking, collecting parameters, dialling, encoding) is a task that an actor owns, which is
@@ -28,5 +29,5 @@ mod node;
 mod peer_link;
 mod session_ref;
 
-pub(crate) use node::{Node, NodeArguments, NodeMessage};
+pub(crate) use node::{Node, NodeArguments, NodeMessage, PeerState};
 pub(crate) use session_ref::SessionRef;

@@ -1,20 +1,23 @@
 //! The link over which this worker sends hidden states to another: the sender dials, and each direction has a link of its own.
+//! Back comes only which probes have arrived.
 
 use std::sync::Arc;
 
+use asyncdiff_common::codec;
 use asyncdiff_common::wire::Endpoint;
-use asyncdiff_transport::link::{Link, LinkSender};
+use asyncdiff_transport::link::{ControlReceiver, Farewell, Link, LinkSender, Misbehaviour};
 use asyncdiff_transport::network::{DialError, Network};
 use asyncdiff_transport::{PeerName, WorkerName};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::NodeMessage;
 use crate::intake::Intake;
+use crate::probing::{Arrivals, PeerPath};
 use asyncdiff_common::owned_task::OwnedTask;
 
 /// A link to one peer.
 ///
-/// Started by the Node when a job sends to the peer; ends when the link breaks or cannot be made, which the Node hears first, or when the Node
+/// Started by the Node when a job sends to the peer or the link is to be measured; ends when the link breaks or cannot be made, which the Node hears first, or when the Node
 /// replaces it. The link closes with it.
 pub(super) struct PeerLink;
 
@@ -39,8 +42,8 @@ pub(super) struct PeerLinkState {
     number: u64,
     node: ActorRef<NodeMessage>,
     span: tracing::Span,
-    sender: Option<LinkSender>,
-    /// First dials, then watches the link.
+    path: Option<PeerPath>,
+    /// First dials, then reads the link until it closes.
     task: OwnedTask,
 }
 
@@ -62,7 +65,7 @@ impl Actor for PeerLink {
             // Fails only if the Node has given the link up.
             drop(myself.cast(PeerLinkMessage::Dialled(dialled)));
         });
-        Ok(PeerLinkState { peer, number, node, span, sender: None, task })
+        Ok(PeerLinkState { peer, number, node, span, path: None, task })
     }
 
     async fn handle(
@@ -83,27 +86,41 @@ impl Actor for PeerLink {
 
 impl PeerLinkState {
     fn handle_link(&mut self, myself: &ActorRef<PeerLinkMessage>, link: Link) {
-        // Peers send on links of their own: nothing comes in here, and what does is discarded and counted.
-        let Link { sender, control: _, tensors: _ } = link;
+        // Peers send tensors on links of their own: what comes in here is discarded and counted.
+        let Link { sender, control, tensors: _ } = link;
         tracing::debug!("connected");
-        let (watched, myself) = (sender.clone(), myself.clone());
+        let (path, arrivals) = PeerPath::new(sender.clone());
+        let myself = myself.clone();
         self.task = OwnedTask::spawn(async move {
-            let reason = watched.closed().await;
+            read_arrivals(control, &sender, arrivals).await;
+            let reason = sender.closed().await;
             // Fails only if the Node has given the link up.
             drop(myself.cast(PeerLinkMessage::Closed(reason.to_string())));
         });
-        let connected =
-            NodeMessage::PeerConnected { peer: self.peer.clone(), link: self.number, sender: sender.clone() };
-        self.sender = Some(sender);
+        let connected = NodeMessage::PeerConnected { peer: self.peer.clone(), link: self.number, path: path.clone() };
+        self.path = Some(path);
         // Fails only when the worker is stopping.
         drop(self.node.cast(connected));
     }
 
     fn end(&mut self, myself: &ActorRef<PeerLinkMessage>, reason: String) {
         tracing::debug!(reason, "ended");
-        self.sender = None;
+        self.path = None;
         // As above.
         drop(self.node.cast(NodeMessage::PeerLost { peer: self.peer.clone(), link: self.number, reason }));
         myself.stop(None);
+    }
+}
+
+/// Tells of arrivals until the link closes.
+async fn read_arrivals(mut control: ControlReceiver, sender: &LinkSender, arrivals: Arrivals) {
+    while let Some(frame) = control.control().await {
+        match codec::decode(&frame) {
+            Ok(message) => arrivals.note(message),
+            Err(error) => {
+                let (frame, reason) = ("control message".to_owned(), error.to_string());
+                return sender.close(Farewell::Misbehaviour(Misbehaviour::Malformed { frame, reason }));
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use asyncdiff_common::codec;
 use asyncdiff_common::wire::{DType, TensorHeader, TensorName, WorkerFailure};
 use asyncdiff_model::kernels::Value;
 use asyncdiff_plan::{Epoch, JobId, Output, Rank};
@@ -10,6 +11,9 @@ use bytes::Bytes;
 
 use crate::failure::{peer_text, without_hint};
 use crate::tensor_bytes;
+
+/// Bytes of a header's length, which goes before it.
+const HEADER_LENGTH_BYTES: usize = 4;
 
 /// The links of one job.
 pub(crate) struct Outlets {
@@ -67,16 +71,12 @@ impl Outlets {
     }
 }
 
-/// Sends one tensor and returns by how much the link's counters moved. Only the device sends tensors to peers, one at a time, so
-/// that the difference is this tensor's.
+/// Sends one tensor and returns its bytes as the link counts them. Not by how much the link's counters moved: probes may be on it too.
 fn send_counted(link: &LinkSender, header: TensorHeader, payload: Bytes) -> Result<u64, WorkerFailure> {
-    let sent_bytes = || {
-        let counters = link.counters();
-        counters.tensor_header_bytes_sent + counters.tensor_payload_bytes_sent
-    };
-    let before = sent_bytes();
+    let encoded = codec::encode(&header).map_err(|error| link_failure(link, &error.into()))?;
+    let bytes = HEADER_LENGTH_BYTES + encoded.len() + payload.len();
     link.try_send_tensor(TensorFrame { header, payload }).map_err(|error| link_failure(link, &error))?;
-    Ok(sent_bytes() - before)
+    Ok(bytes as u64)
 }
 
 fn link_failure(link: &LinkSender, error: &LinkError) -> WorkerFailure {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   link's thread ── admit(header) ──► Intake ◄── expect_job, ask_parameters, await_latents ── Node and its requests
-//!   link's reader ── route(frame) ───► Intake ──► device (hidden states, latents, conditions)
+//!   link's reader ── route(frame) ───► Intake ──► device (hidden states, latents, conditions; probes end at the reader)
 //!                                            └──► whoever awaits it (parameters, final latents)
 //! ```
 //!
@@ -15,7 +15,7 @@ mod recent;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use asyncdiff_common::wire::{DType, TensorHeader, TensorName, WeightEntry};
+use asyncdiff_common::wire::{DType, PROBE_LIMIT_BYTES, TensorHeader, TensorName, WeightEntry};
 use asyncdiff_plan::{JobId, StepIndex};
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::link::{Admission, Refusal, TensorFrame};
@@ -118,8 +118,8 @@ impl Intake {
             TensorName::HiddenState(instance) => {
                 JobInput::HiddenState { instance, from: state.jobs.get(&job)?.sender(instance)? }
             }
-            // Never admitted.
-            TensorName::NoisePrediction(..) | TensorName::Reply { .. } => return None,
+            // Never admitted, or answered by the link's reader.
+            TensorName::NoisePrediction(..) | TensorName::Probe(_) | TensorName::Reply { .. } => return None,
         };
         Some(DeviceCommand::Take(JobTensor { job, epoch, input, shape, payload }))
     }
@@ -138,9 +138,14 @@ impl Admission for Intake {
             (TensorName::Latents(step), PeerName::Coordinator) if state.latents.contains_key(&(header.job, *step)) => {
                 check_form(&state.latents[&(header.job, *step)].shape, header)
             }
-            (TensorName::NoisePrediction(..) | TensorName::Reply { .. } | TensorName::Weight(_), _) => {
-                Err(Refusal::Unexpected)
-            }
+            (TensorName::Probe(_), PeerName::Worker(_)) => check_probe(header),
+            (
+                TensorName::NoisePrediction(..)
+                | TensorName::Probe(_)
+                | TensorName::Reply { .. }
+                | TensorName::Weight(_),
+                _,
+            ) => Err(Refusal::Unexpected),
             _ => match state.jobs.get(&header.job) {
                 Some(job) => job.admit(peer, header),
                 None if state.ended.contains(&header.job) => Err(Refusal::EndedJob { job: header.job }),
@@ -164,6 +169,18 @@ impl Drop for AwaitedLatents {
         if state.latents.get(&self.place).is_some_and(|latents| latents.receiver.is_closed()) {
             state.latents.remove(&self.place);
         }
+    }
+}
+
+/// A probe is a row of bytes. How many are here at a time is bounded by the link's own limit of tensors in flight.
+fn check_probe(header: &TensorHeader) -> Result<(), Refusal> {
+    if header.dtype != DType::U8 {
+        return Err(Refusal::WrongDType { expected: DType::U8, found: header.dtype });
+    }
+    let limit_bytes = u64::from(PROBE_LIMIT_BYTES);
+    match header.payload_bytes() {
+        Some(bytes) if bytes <= limit_bytes => Ok(()),
+        found => Err(Refusal::TooLarge { found_bytes: found.unwrap_or(u64::MAX), limit_bytes }),
     }
 }
 

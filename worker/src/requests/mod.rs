@@ -1,9 +1,10 @@
-//! What a worker does besides denoising: encode text, decode latents, measure layers. Each is a task of its own with a deadline;
+//! What a worker does besides denoising: encode text, decode latents, measure layers and links. Each is a task of its own with a deadline;
 //! dropping it ends what it waits for.
 
 mod decode;
 mod encode;
 mod measure;
+mod measure_link;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 pub(crate) use decode::{DecodeFailed, DecodeLatents, decode_latents};
 pub(crate) use encode::{EncodeText, encode_text};
 pub(crate) use measure::{MeasureLayers, measure_layers};
+pub(crate) use measure_link::{MeasureLink, measure_link};
 
 use crate::actors::SessionRef;
 use crate::device::DeviceHandle;
@@ -27,6 +29,9 @@ pub(crate) const ENCODE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// How long measuring may take: each kind of layer of the largest UNet, four times, on one core.
 pub(crate) const MEASURE_DEADLINE: Duration = Duration::from_secs(300);
+
+/// How long measuring a link may take, its dial included: one that is slower carries no hidden states.
+pub(crate) const MEASURE_LINK_DEADLINE: Duration = Duration::from_secs(15);
 
 /// How long a decoder may wait for its latents and work on them. It is loaded while the job still runs, so this bounds a job's length on
 /// a worker that also decodes.

@@ -154,7 +154,7 @@ pub(crate) fn job_of(request: &WorkerRequest) -> Option<JobId> {
         WorkerRequest::DecodeLatents { job, .. }
         | WorkerRequest::EncodeText { job, .. }
         | WorkerRequest::ReleaseJob { job } => Some(*job),
-        WorkerRequest::Measure { .. } => None,
+        WorkerRequest::Measure { .. } | WorkerRequest::MeasureLink { .. } => None,
     }
 }
 

@@ -183,7 +183,7 @@ impl SessionState {
                 self.listed.remove(job);
                 return;
             }
-            WorkerRequest::Measure { .. } => return,
+            WorkerRequest::Measure { .. } | WorkerRequest::MeasureLink { .. } => return,
         };
         if let Some(job) = job_of(body) {
             self.listed.entry(job).or_default().extend(weights.iter().map(|entry| entry.digest));

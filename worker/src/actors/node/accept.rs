@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use asyncdiff_transport::link::Link;
+use asyncdiff_common::codec;
+use asyncdiff_common::wire::{TensorName, ToPeer};
+use asyncdiff_transport::link::{Link, LinkSender};
 use asyncdiff_transport::network::Network;
 use asyncdiff_transport::{PeerName, WorkerName};
 use ractor::ActorRef;
@@ -62,15 +64,25 @@ struct Reader {
 
 async fn read(reader: Reader) {
     let Reader { peer, number, link, intake, device, node } = reader;
-    // Workers say nothing to each other but tensors: control frames are discarded and counted.
+    // Who dials says nothing but tensors: control frames are discarded and counted.
     let Link { sender, control: _, mut tensors } = link;
     // These fail only when the worker is stopping.
     drop(node.cast(NodeMessage::PeerAccepted { peer: peer.clone(), link: number }));
     while let Some(frame) = tensors.tensor().await {
-        if let Some(command) = intake.route(frame) {
+        if let TensorName::Probe(number) = frame.header.name {
+            acknowledge(&sender, number);
+        } else if let Some(command) = intake.route(frame) {
             device.submit(command).await;
         }
     }
     let reason = sender.closed().await.to_string();
     drop(node.cast(NodeMessage::PeerLost { peer, link: number, reason }));
+}
+
+/// Says that a probe has arrived. One whose answer finds no room is lost, as is one of a peer that is gone: who measures has a deadline.
+fn acknowledge(sender: &LinkSender, number: u64) {
+    let sent = codec::encode(&ToPeer::ProbeArrived { number }).map(|frame| sender.try_send_control(frame.into()));
+    if !matches!(sent, Ok(Ok(()))) {
+        tracing::debug!(number, "a probe's arrival could not be told");
+    }
 }

@@ -14,7 +14,6 @@ use asyncdiff_model::checkpoint::StoredTensor;
 use asyncdiff_model::component::Component as LoadedComponent;
 use asyncdiff_plan::{ComponentId, Epoch, JobId};
 use asyncdiff_transport::WorkerName;
-use asyncdiff_transport::link::LinkSender;
 use asyncdiff_transport::network::Network;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
@@ -27,9 +26,11 @@ use crate::config::Membership;
 use crate::device::{DeviceHandle, JobOutcome};
 use crate::error::WorkerError;
 use crate::intake::Intake;
+use crate::probing::{PeerPath, ProcessorTime};
 use crate::weights::LocalCheckpoint;
 use asyncdiff_common::owned_task::OwnedTask;
 use jobs::NodeJob;
+pub(crate) use peers::PeerState;
 use peers::Peers;
 use requests::RunningRequest;
 
@@ -45,6 +46,7 @@ pub(crate) struct NodeArguments {
     pub(crate) local: Option<Arc<LocalCheckpoint>>,
     pub(crate) membership: Option<watch::Sender<Membership>>,
     pub(crate) incarnation: u64,
+    pub(crate) processor_time: ProcessorTime,
     /// Told when the worker cannot go on.
     pub(crate) ended: oneshot::Sender<WorkerError>,
 }
@@ -65,7 +67,7 @@ pub(crate) enum NodeMessage {
     /// A peer dialled this worker.
     PeerAccepted { peer: WorkerName, link: u64 },
     /// A link to a peer is open.
-    PeerConnected { peer: WorkerName, link: u64, sender: LinkSender },
+    PeerConnected { peer: WorkerName, link: u64, path: PeerPath },
     /// A link to or from a peer has ended or never came to be.
     PeerLost { peer: WorkerName, link: u64, reason: String },
     /// The coordinator asks for something.
@@ -84,6 +86,7 @@ pub(crate) struct NodeState {
     myself: ActorRef<NodeMessage>,
     network: Arc<dyn Network>,
     device: DeviceHandle,
+    processor_time: ProcessorTime,
     local: Option<Arc<LocalCheckpoint>>,
     intake: Arc<Intake>,
     control: ActorRef<SessionMessage>,
@@ -112,7 +115,8 @@ impl Actor for Node {
         myself: ActorRef<NodeMessage>,
         arguments: NodeArguments,
     ) -> Result<NodeState, ActorProcessingErr> {
-        let NodeArguments { network, coordinator, device, local, membership, incarnation, ended } = arguments;
+        let NodeArguments { network, coordinator, device, local, membership, incarnation, processor_time, ended } =
+            arguments;
         let intake = Intake::new();
         let session = SessionArguments {
             network: Arc::clone(&network),
@@ -136,6 +140,7 @@ impl Actor for Node {
             myself,
             network,
             device,
+            processor_time,
             local,
             intake,
             control,
@@ -161,6 +166,15 @@ impl Actor for Node {
         match message {
             NodeMessage::Checked { job, epoch, result } => state.handle_checked(job, epoch, result).await,
             NodeMessage::Collected { job, epoch, result } => state.handle_collected(job, epoch, result).await,
+            NodeMessage::Request { session, request, body } => match *body {
+                WorkerRequest::MeasureLink { peer, endpoint } if state.may_run(session, request) => {
+                    state.measure_link(request, &peer, &endpoint).await;
+                }
+                body => {
+                    let _span = state.span.clone().entered();
+                    state.handle_request(session, request, body);
+                }
+            },
             other => {
                 let _span = state.span.clone().entered();
                 state.handle_now(other);
@@ -200,15 +214,14 @@ impl NodeState {
             NodeMessage::JobEnded { job, epoch, outcome } => self.handle_job_ended(job, epoch, outcome),
             NodeMessage::Leave { reason, left } => self.handle_leave(reason, left),
             NodeMessage::PeerAccepted { peer, link } => self.peers.accepted(peer, link),
-            NodeMessage::PeerConnected { peer, link, sender } => self.handle_peer_connected(&peer, link, sender),
+            NodeMessage::PeerConnected { peer, link, path } => self.handle_peer_connected(&peer, link, path),
             NodeMessage::PeerLost { peer, link, reason } => self.handle_peer_lost(&peer, link, &reason),
-            NodeMessage::Request { session, request, body } => self.handle_request(session, request, *body),
             NodeMessage::RequestEnded { session, request } => self.handle_request_ended(session, request),
             NodeMessage::SessionEnded(error) => self.end(error),
             NodeMessage::SessionLost { session } => self.handle_session_lost(session),
             NodeMessage::SessionOpened(session) => self.session = Some(session),
             // Handled by the caller.
-            NodeMessage::Checked { .. } | NodeMessage::Collected { .. } => {}
+            NodeMessage::Checked { .. } | NodeMessage::Collected { .. } | NodeMessage::Request { .. } => {}
         }
     }
 

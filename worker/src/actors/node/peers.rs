@@ -9,11 +9,13 @@ use asyncdiff_plan::JobId;
 use asyncdiff_transport::WorkerName;
 use asyncdiff_transport::link::LinkSender;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef};
+use tokio::sync::watch;
 
 use super::NodeState;
 use super::jobs::Direction;
 use crate::actors::peer_link::{PeerLink, PeerLinkArguments, PeerLinkMessage};
 use crate::failure::without_hint;
+use crate::probing::PeerPath;
 
 /// The links, by the other worker's name. Numbers tell an old link's end from a new link's.
 #[derive(Default)]
@@ -27,8 +29,14 @@ struct Outgoing {
     number: u64,
     endpoint: Endpoint,
     actor: ActorRef<PeerLinkMessage>,
-    /// `None` while it is being dialled.
-    sender: Option<LinkSender>,
+    state: watch::Sender<PeerState>,
+}
+
+/// What has become of a link to a peer.
+pub(crate) enum PeerState {
+    Dialling,
+    Ended { reason: String },
+    Open(PeerPath),
 }
 
 impl Peers {
@@ -43,7 +51,15 @@ impl Peers {
 
     /// The way to a peer, if its link is open.
     pub(super) fn sender(&self, peer: &WorkerName) -> Option<LinkSender> {
-        self.outgoing.get(peer)?.sender.clone()
+        match &*self.outgoing.get(peer)?.state.borrow() {
+            PeerState::Open(path) => Some(path.sender.clone()),
+            PeerState::Dialling | PeerState::Ended { .. } => None,
+        }
+    }
+
+    /// What becomes of the link to a peer, if there is one or is to be one.
+    pub(super) fn watch(&self, peer: &WorkerName) -> Option<watch::Receiver<PeerState>> {
+        Some(self.outgoing.get(peer)?.state.subscribe())
     }
 
     /// The peer and link that an actor keeps.
@@ -53,14 +69,20 @@ impl Peers {
     }
 
     fn is_usable(&self, peer: &WorkerName, endpoint: &Endpoint) -> bool {
-        let is_open = |outgoing: &Outgoing| outgoing.sender.as_ref().is_none_or(|link| link.close_reason().is_none());
+        let is_open = |outgoing: &Outgoing| match &*outgoing.state.borrow() {
+            PeerState::Dialling => true,
+            PeerState::Ended { .. } => false,
+            PeerState::Open(path) => path.sender.close_reason().is_none(),
+        };
         self.outgoing.get(peer).is_some_and(|outgoing| outgoing.endpoint == *endpoint && is_open(outgoing))
     }
 
     /// Forgets a link that has ended. `None` if a newer one has taken its place.
-    fn forget(&mut self, peer: &WorkerName, link: u64) -> Option<Direction> {
+    fn forget(&mut self, peer: &WorkerName, link: u64, reason: &str) -> Option<Direction> {
         if self.outgoing.get(peer).is_some_and(|outgoing| outgoing.number == link) {
-            self.outgoing.remove(peer);
+            if let Some(outgoing) = self.outgoing.remove(peer) {
+                outgoing.state.send_replace(PeerState::Ended { reason: reason.to_owned() });
+            }
             return Some(Direction::Sends);
         }
         if self.incoming.get(peer) == Some(&link) {
@@ -91,18 +113,19 @@ impl NodeState {
             node: self.myself.clone(),
         };
         let (actor, _) = PeerLink::spawn_linked(None, PeerLink, arguments, self.myself.get_cell()).await?;
-        let outgoing = Outgoing { number, endpoint: endpoint.clone(), actor, sender: None };
+        let outgoing =
+            Outgoing { number, endpoint: endpoint.clone(), actor, state: watch::Sender::new(PeerState::Dialling) };
         if let Some(old) = self.peers.outgoing.insert(peer.clone(), outgoing) {
             old.actor.stop(None);
         }
         Ok(())
     }
 
-    pub(super) fn handle_peer_connected(&mut self, peer: &WorkerName, link: u64, sender: LinkSender) {
-        let Some(outgoing) = self.peers.outgoing.get_mut(peer).filter(|outgoing| outgoing.number == link) else {
+    pub(super) fn handle_peer_connected(&mut self, peer: &WorkerName, link: u64, path: PeerPath) {
+        let Some(outgoing) = self.peers.outgoing.get(peer).filter(|outgoing| outgoing.number == link) else {
             return;
         };
-        outgoing.sender = Some(sender);
+        outgoing.state.send_replace(PeerState::Open(path));
         let waiting: Vec<JobId> = self.jobs.keys().copied().collect();
         for job in waiting {
             self.start_if_ready(job);
@@ -111,7 +134,7 @@ impl NodeState {
 
     /// A link's end is the end of the jobs that need it.
     pub(super) fn handle_peer_lost(&mut self, peer: &WorkerName, link: u64, reason: &str) {
-        let Some(direction) = self.peers.forget(peer, link) else { return };
+        let Some(direction) = self.peers.forget(peer, link, reason) else { return };
         let concerned = self.jobs.iter().filter(|(_, job)| job.needs(peer, direction));
         let concerned: BTreeSet<JobId> = concerned.map(|(id, _)| *id).collect();
         tracing::info!(%peer, reason, jobs = concerned.len(), "a link to another worker has ended");

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use asyncdiff_common::wire::{ToCoordinator, WorkerFailure, WorkerRequest};
+use asyncdiff_common::wire::{Endpoint, ToCoordinator, WorkerFailure, WorkerRequest};
 use asyncdiff_plan::{Epoch, JobId};
+use asyncdiff_transport::WorkerName;
 
 use super::{NodeMessage, NodeState};
 use crate::requests::{
-    DECODE_DEADLINE, DecodeFailed, DecodeLatents, ENCODE_DEADLINE, EncodeText, MEASURE_DEADLINE, MeasureLayers,
-    RequestResult, Tools, decode_latents, encode_text, measure_layers, with_deadline,
+    DECODE_DEADLINE, DecodeFailed, DecodeLatents, ENCODE_DEADLINE, EncodeText, MEASURE_DEADLINE, MEASURE_LINK_DEADLINE,
+    MeasureLayers, MeasureLink, RequestResult, Tools, decode_latents, encode_text, measure_layers, measure_link,
+    with_deadline,
 };
 use crate::weights::Collector;
 use asyncdiff_common::owned_task::OwnedTask;
@@ -24,12 +26,8 @@ pub(super) struct RunningRequest {
 
 impl NodeState {
     pub(super) fn handle_request(&mut self, session: u64, request: u64, body: WorkerRequest) {
-        if self.session.as_ref().is_none_or(|current| current.number != session) {
+        if !self.may_run(session, request) {
             return;
-        }
-        if self.requests.len() >= REQUESTS_MAX {
-            let reason = format!("{REQUESTS_MAX} requests are running already");
-            return self.refuse(request, WorkerFailure::Unexpected { reason });
         }
         match body {
             WorkerRequest::Assign(assignment) => self.assign(request, *assignment),
@@ -46,8 +44,40 @@ impl NodeState {
                 let work = |tools| with_deadline("measuring layers", MEASURE_DEADLINE, measure_layers(tools, order));
                 self.run_request(request, None, work);
             }
+            // Handled by the caller.
+            WorkerRequest::MeasureLink { .. } => {}
             WorkerRequest::ReleaseJob { job } => self.release_job(request, job),
         }
+    }
+
+    /// Whether a request is of this session and there is room for it; if there is none, who asked hears so.
+    pub(super) fn may_run(&self, session: u64, request: u64) -> bool {
+        if self.session.as_ref().is_none_or(|current| current.number != session) {
+            return false;
+        }
+        let has_room = self.requests.len() < REQUESTS_MAX;
+        if !has_room {
+            let reason = format!("{REQUESTS_MAX} requests are running already");
+            self.refuse(request, WorkerFailure::Unexpected { reason });
+        }
+        has_room
+    }
+
+    /// Dials the peer if there is no link to it yet, and measures the link.
+    pub(super) async fn measure_link(&mut self, request: u64, peer: &str, endpoint: &Endpoint) {
+        let name = match WorkerName::new(peer) {
+            Ok(name) => name,
+            Err(error) => return self.refuse(request, WorkerFailure::BadAssignment { reason: error.to_string() }),
+        };
+        if let Err(error) = self.ensure_peer(&name, endpoint).await {
+            let message = format!("an actor cannot be started: {error}");
+            return self.refuse(request, WorkerFailure::Panicked { message });
+        }
+        let Some(link) = self.peers.watch(&name) else { return };
+        let what = format!("measuring the link to worker {name}");
+        let order = MeasureLink { peer: name, link, processor_time: self.processor_time };
+        let work = async move { with_deadline(&what, MEASURE_LINK_DEADLINE, measure_link(order)).await };
+        self.run_request(request, None, |_| work);
     }
 
     pub(super) fn handle_request_ended(&mut self, session: u64, request: u64) {
