@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use asyncdiff_common::wire::{ComputeType, LayerCost};
-use asyncdiff_plan::{Choice, JobId, Program};
+use asyncdiff_plan::{Choice, JobId, Links, Program};
 use asyncdiff_transport::network::Network;
 use ractor::{Actor, ActorRef, Message, RpcReplyPort};
 use thiserror::Error;
@@ -12,8 +12,8 @@ use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::actors::{
-    Coordinator, CoordinatorArguments, CoordinatorMessage, JobView, Limits, MembershipMessage, Parts, QueueFull,
-    QueueMessage, WorkerRecord, make_plan, measure_all,
+    Coordinator, CoordinatorArguments, CoordinatorMessage, JobView, Limits, MembershipMessage, Parts, Planned,
+    QueueFull, QueueMessage, WorkerRecord, make_plan, measure_all,
 };
 use crate::failure::{JobFailed, split_hint};
 use crate::job::{Fault, JobError, JobEvent, JobRecord, JobSettings};
@@ -64,6 +64,8 @@ pub struct PlannedJob {
     pub workers: Vec<String>,
     /// What each layer costs at each worker.
     pub costs: Vec<Arc<[LayerCost]>>,
+    /// What the links between the workers cost, by rank.
+    pub links: Links,
     /// Rows of the batch.
     pub rows: u32,
     /// What the denoiser is computed in.
@@ -197,14 +199,15 @@ impl Cluster {
             return Err(ClusterError::NoWorkers);
         }
         setup.settle_compute(workers.iter().map(|worker| worker.fastest()));
-        let choice = make_plan(&workers, &setup, &settings.wishes, &self.limits).await?;
+        let Planned { choice, links } = make_plan(&workers, &setup, &settings.wishes, &self.limits).await?;
         // Known since the plan was made.
         let measured = measure_all(&workers, &setup, &self.limits).await?;
         let costs = measured.into_iter().map(|measured| measured.whole).collect();
         let ranks = usize::from(choice.placed.world_size);
         let workers = workers.iter().take(ranks).map(|worker| worker.name().to_owned()).collect();
         let (rows, compute) = (setup.settings.rows(), setup.denoiser.compute);
-        Ok(PlannedJob { choice, program: Arc::clone(&setup.program.program), workers, costs, rows, compute })
+        let program = Arc::clone(&setup.program.program);
+        Ok(PlannedJob { choice, program, workers, costs, links, rows, compute })
     }
 
     /// Ends in order: jobs are cancelled, workers hear a farewell, actors stop. Takes no longer than `within`, about.

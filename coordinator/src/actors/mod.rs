@@ -25,6 +25,7 @@
 mod denoiser;
 mod job_reporter;
 mod limits;
+mod links;
 mod membership;
 mod planning;
 mod queue;
@@ -33,7 +34,7 @@ mod session;
 
 pub use limits::Limits;
 pub(crate) use membership::MembershipMessage;
-pub(crate) use planning::{make_plan, measure_all};
+pub(crate) use planning::{Planned, make_plan, measure_all};
 pub use queue::QueueFull;
 pub(crate) use queue::{JobView, QueueMessage};
 pub(crate) use root::{Coordinator, CoordinatorArguments, CoordinatorMessage, Parts};

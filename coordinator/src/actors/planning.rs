@@ -3,23 +3,14 @@
 use std::sync::Arc;
 
 use asyncdiff_common::wire::{LayerCost, WorkerReply, WorkerRequest};
-use asyncdiff_plan::{Choice, Device, LayerMemory, LayerSeconds, LinkCost, Links, Rank, Situation, Wishes, choose};
+use asyncdiff_plan::{Choice, Device, LayerMemory, LayerSeconds, Links, Situation, Wishes, choose};
 use futures_util::future::try_join_all;
 
 use super::Limits;
+use super::links::job_links;
 use super::session::WorkerHandle;
 use crate::failure::JobFailed;
 use crate::model_store::DenoiseSetup;
-
-/// A link between two processes of one machine: QUIC on loopback, on the cores that also compute. What a byte takes from them is the slope
-/// of `coordinator bench pipeline` between a contiguous and a nested split.
-const LOCAL_LINK: LinkCost =
-    LinkCost { latency_seconds: 0.000_3, bytes_per_second: 500.0e6, busy_seconds_per_byte: 2.0e-9 };
-
-/// A link between two machines: 1 Gbit/s Ethernet. A faster network makes the prediction too careful, not wrong in
-/// kind.
-const REMOTE_LINK: LinkCost =
-    LinkCost { latency_seconds: 0.001, bytes_per_second: 110.0e6, busy_seconds_per_byte: 2.0e-9 };
 
 /// What guidance, the noise scheduler and two hops to the coordinator's actor take.
 const TURNAROUND_SECONDS: f64 = 0.000_3;
@@ -36,17 +27,23 @@ pub(crate) struct Measured {
     half: Arc<[LayerCost]>,
 }
 
+/// A chosen plan, and what it was chosen by.
+pub(crate) struct Planned {
+    pub(crate) choice: Choice,
+    pub(crate) links: Links,
+}
+
 /// Chooses a plan for workers, one rank each in their order.
 pub(crate) async fn make_plan(
     workers: &[WorkerHandle],
     setup: &DenoiseSetup,
     wishes: &Wishes,
     limits: &Limits,
-) -> Result<Choice, JobFailed> {
+) -> Result<Planned, JobFailed> {
     let measured = measure_all(workers, setup, limits).await?;
-    let links = links(workers);
+    let (links, warnings) = job_links(workers, wishes).await?;
     let memory: Vec<u64> = workers.iter().map(WorkerHandle::memory_bytes).collect();
-    let (setup, wishes) = (setup.clone(), wishes.clone());
+    let (setup, wishes, priced) = (setup.clone(), wishes.clone(), links.clone());
     let now = tokio::time::Instant::now().into_std();
     let choosing = tokio::task::spawn_blocking(move || {
         let Compared { whole, half, memory: layer_memory, speeds } = compare(&measured);
@@ -59,14 +56,18 @@ pub(crate) async fn make_plan(
             layer_seconds: LayerSeconds { whole: &whole, half: &half },
             layer_memory: &layer_memory,
             devices: &devices.collect::<Vec<_>>(),
-            links: &links,
+            links: &priced,
             turnaround_seconds: TURNAROUND_SECONDS,
             now,
         };
         choose(&wishes, &situation)
     });
     match choosing.await {
-        Ok(choice) => Ok(choice?),
+        Ok(choice) => {
+            let mut choice = choice?;
+            choice.notes.extend(warnings);
+            Ok(Planned { choice, links })
+        }
         Err(error) => Err(JobFailed::Bug { what: asyncdiff_common::owned_task::panic_message(error) }),
     }
 }
@@ -110,24 +111,6 @@ async fn measure(
         }
         _ => Err(JobFailed::UnexpectedReply { worker: worker.name().to_owned(), what }),
     }
-}
-
-/// Workers that the coordinator sees at one address are on one machine.
-fn links(workers: &[WorkerHandle]) -> Links {
-    let mut links = Links::uniform(REMOTE_LINK);
-    for (from, sender) in workers.iter().enumerate() {
-        let from = Some(Rank(from as u16));
-        if sender.is_local() {
-            links.set(from, None, LOCAL_LINK);
-            links.set(None, from, LOCAL_LINK);
-        }
-        for (to, receiver) in workers.iter().enumerate() {
-            if sender.host() == receiver.host() {
-                links.set(from, Some(Rank(to as u16)), LOCAL_LINK);
-            }
-        }
-    }
-    links
 }
 
 /// What workers measured, as one table.

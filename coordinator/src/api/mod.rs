@@ -38,6 +38,6 @@ pub use limits::ApiLimits;
 pub use server::{ApiServer, ServeError};
 pub use service::{EventStream, Service, ServiceFuture};
 pub use types::{
-    ComponentView, EdgeView, GivenSettings, JobDefaults, JoinLine, JoinLineRequest, NewJob, PlanView, WorkerView,
-    parse_job_id,
+    ComponentView, EdgeView, GivenSettings, JobDefaults, JoinLine, JoinLineRequest, LinkView, NewJob, PlanView,
+    WorkerView, parse_job_id,
 };

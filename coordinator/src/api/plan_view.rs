@@ -1,8 +1,10 @@
 //! A dry run as the API shows it.
 
-use asyncdiff_plan::{ComponentId, draw};
+use std::collections::BTreeSet;
 
-use super::{ComponentView, EdgeView, PlanView};
+use asyncdiff_plan::{ComponentId, Rank, draw};
+
+use super::{ComponentView, EdgeView, LinkView, PlanView};
 use crate::cluster::PlannedJob;
 
 /// Bytes of a parameter of single precision: what the parameters as they are held are compared with.
@@ -31,9 +33,27 @@ pub(super) fn plan_view(planned: &PlannedJob) -> PlanView {
         alone_seconds: prediction.alone_seconds,
         bytes_per_step: prediction.bytes_per_step,
         edges: edges.collect(),
+        links: link_views(planned),
         idle: prediction.busy.iter().map(|busy| (1.0 - busy).max(0.0)).collect(),
         drawing: draw(&choice.placed, prediction),
     }
+}
+
+/// Each link that has a transfer, once.
+fn link_views(planned: &PlannedJob) -> Vec<LinkView> {
+    let transfers = planned.choice.placed.transfers.iter();
+    let used: BTreeSet<(Rank, Rank)> = transfers.map(|transfer| (transfer.from, transfer.to)).collect();
+    let view = |(from, to): (Rank, Rank)| {
+        let cost = planned.links.cost(Some(from), Some(to));
+        LinkView {
+            from: from.to_string(),
+            to: to.to_string(),
+            latency_seconds: cost.latency_seconds,
+            bytes_per_second: cost.bytes_per_second,
+            busy_seconds_per_byte: cost.busy_seconds_per_byte,
+        }
+    };
+    used.into_iter().map(view).collect()
 }
 
 fn component_view(planned: &PlannedJob, id: ComponentId, total_flops: u64) -> ComponentView {

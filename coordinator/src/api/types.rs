@@ -139,6 +139,8 @@ pub struct PlanView {
     pub bytes_per_step: f64,
     /// The same by edge.
     pub edges: Vec<EdgeView>,
+    /// The links that hidden states take.
+    pub links: Vec<LinkView>,
     /// The share of the time in which each rank waits.
     pub idle: Vec<f64>,
     /// The first rounds, drawn.
@@ -169,6 +171,21 @@ pub struct EdgeView {
     pub to: String,
     /// Bytes per step.
     pub bytes_per_step: f64,
+}
+
+/// A link from one rank to another, as the sending worker measured it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinkView {
+    /// Such as `r0`.
+    pub from: String,
+    /// Such as `r1`.
+    pub to: String,
+    /// Seconds that a tensor is under way beside its bytes' time.
+    pub latency_seconds: f64,
+    /// Throughput.
+    pub bytes_per_second: f64,
+    /// Seconds that carrying a byte takes from the worker's cores.
+    pub busy_seconds_per_byte: f64,
 }
 
 /// Asks for a line that workers join with.

@@ -30,6 +30,10 @@ pub fn plan_text(plan: &PlanView) -> String {
     for edge in &plan.edges {
         let _ = writeln!(text, "  {} → {}: {}", edge.from, edge.to, format_bytes(edge.bytes_per_step));
     }
+    for link in &plan.links {
+        let (latency, speed) = (format_seconds(link.latency_seconds), format_bytes(link.bytes_per_second));
+        let _ = writeln!(text, "  link {} → {}: {latency} and {speed} per second", link.from, link.to);
+    }
     for (rank, idle) in plan.idle.iter().enumerate() {
         let worker = plan.workers.get(rank).map_or("", String::as_str);
         let _ = writeln!(text, "r{rank} {worker}: idle {:.0} % of the time", idle * 100.0);
@@ -82,7 +86,7 @@ fn spans(component: &ComponentView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::EdgeView;
+    use crate::api::{EdgeView, LinkView};
 
     #[test]
     fn a_plan_is_printed_with_split_time_bytes_and_drawing() {
@@ -107,6 +111,13 @@ mod tests {
             alone_seconds: 9.0,
             bytes_per_step: 2048.0,
             edges: vec![EdgeView { from: "c0".into(), to: "r1".into(), bytes_per_step: 2048.0 }],
+            links: vec![LinkView {
+                from: "r0".into(),
+                to: "r1".into(),
+                latency_seconds: 0.002,
+                bytes_per_second: 1_048_576.0,
+                busy_seconds_per_byte: 1e-9,
+            }],
             idle: vec![0.04],
             drawing: "  r0 [c0·0──]\n".into(),
         };
@@ -118,6 +129,7 @@ mod tests {
             "100 ms per step",
             "1.80x",
             "c0 → r1: 2.00 KiB",
+            "link r0 → r1: 2.00 ms and 1.00 MiB per second",
             "idle 4 %",
             "[c0·0──]",
         ] {

@@ -6,6 +6,7 @@ mod bits;
 mod exactness;
 mod failures;
 mod links;
+mod measured_links;
 mod misbehaviour;
 mod pictures;
 mod queueing;

@@ -51,7 +51,8 @@ impl Preparation {
         self.setup.settle_compute(self.workers.iter().map(WorkerHandle::fastest));
         let conditions = self.conditions().await?;
         self.reporter.phase("planning");
-        let choice = make_plan(&self.workers, &self.setup, &self.settings.wishes, &self.limits).await?;
+        let planned = make_plan(&self.workers, &self.setup, &self.settings.wishes, &self.limits).await?;
+        let choice = planned.choice;
         self.reporter.warnings(choice.notes.clone());
         tracing::info!(job = %self.job(), plan = choice.reason, "planned");
         self.reporter.phase("loading components");

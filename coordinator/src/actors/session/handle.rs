@@ -1,7 +1,6 @@
 //! A worker as the coordinator's other actors use it.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use ractor::{ActorId, ActorRef};
 use tokio::sync::{oneshot, watch};
 
 use super::admission::ExpectedOfJob;
+use super::known_links::{KnownLink, KnownLinks};
 use super::requests::{Answer, NewRequest, RequestFailed};
 use super::tensors::{Route, Routes};
 use super::{SessionAdmission, SessionMessage, TensorPromise, TensorSpec, WorkerRecord, WorkerState};
@@ -34,6 +34,7 @@ struct Inner {
     admission: Arc<SessionAdmission>,
     routes: watch::Sender<Routes>,
     measured: Mutex<Vec<(MeasuredWhat, Arc<[LayerCost]>)>>,
+    links: KnownLinks,
 }
 
 type MeasuredWhat = (DenoiserSpec, u32);
@@ -64,7 +65,8 @@ impl WorkerHandle {
         admission: Arc<SessionAdmission>,
         routes: watch::Sender<Routes>,
     ) -> Self {
-        Self(Arc::new(Inner { introduction, session, link, admission, routes, measured: Mutex::default() }))
+        let (measured, links) = (Mutex::default(), KnownLinks::default());
+        Self(Arc::new(Inner { introduction, session, link, admission, routes, measured, links }))
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -106,11 +108,6 @@ impl WorkerHandle {
     /// Whether the worker shares this machine: it is in this process or comes from a loopback address.
     pub(crate) fn is_local(&self) -> bool {
         self.0.link.remote_address().is_none_or(|address| address.ip().is_loopback())
-    }
-
-    /// The machine that it is on: its address as seen from here; `None` in this process.
-    pub(crate) fn host(&self) -> Option<IpAddr> {
-        self.0.link.remote_address().map(|address| address.ip())
     }
 
     /// Memory that its devices may use.
@@ -226,6 +223,16 @@ impl WorkerHandle {
             measured.remove(0);
         }
         measured.push(((denoiser, rows), seconds));
+    }
+
+    /// What is known of the link to another worker, in this session and in its.
+    pub(crate) fn link_to(&self, other: &Self) -> Option<KnownLink> {
+        self.0.links.find(other.session_id())
+    }
+
+    /// Keeps what became known of the link to another worker for further jobs.
+    pub(crate) fn keep_link_to(&self, other: &Self, link: KnownLink) {
+        self.0.links.keep(other.session_id(), link);
     }
 
     fn ask(

@@ -9,6 +9,7 @@
 mod actor;
 mod admission;
 mod handle;
+mod known_links;
 mod record;
 mod requests;
 mod state;
@@ -18,5 +19,6 @@ mod weights;
 pub(crate) use actor::{Ending, SessionArguments, SessionMessage, WorkerSession};
 pub(crate) use admission::SessionAdmission;
 pub(crate) use handle::{JobDoor, WorkerHandle};
+pub(crate) use known_links::KnownLink;
 pub use record::{TensorCounts, WorkerRecord, WorkerState};
 pub(crate) use requests::{TensorPromise, TensorSpec};
