@@ -48,12 +48,13 @@ unsafe impl GlobalAlloc for Counting {
 
 #[test]
 fn a_step_after_the_first_allocates_nothing() {
-    let golden = Golden::open("sd15");
-    for threads in [1, 2] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        for format in [Format::F32, Format::Bf16] {
-            let allocations = pool.install(|| allocations_of_a_step(&golden, format));
-            assert_eq!(allocations, [0; 2], "calls of the allocator and mapped pages, {format:?}, {threads} threads");
+    for family in ["sd15", "sdxl"] {
+        let golden = Golden::open(family);
+        for (threads, format) in [(1, Format::F32), (1, Format::Bf16), (2, Format::F32), (2, Format::Bf16)] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let found = pool.install(|| allocations_of_a_step(&golden, format));
+            let what = "calls of the allocator and mapped pages";
+            assert_eq!(found, [0; 2], "{what}: {family}, {format:?}, {threads} threads");
         }
     }
 }
@@ -89,7 +90,7 @@ impl<'a> Steps<'a> {
         let program = component.program();
         let latents = candle_core::Tensor::cat(&[golden.latents(), golden.latents()], 0).unwrap();
         let input = |kind: &InputKind| match kind {
-            InputKind::Condition(_) => component.kernels().value_of(&golden.encoder_hidden_states()).unwrap(),
+            InputKind::Condition(name) => component.kernels().value_of(&golden.condition(name)).unwrap(),
             InputKind::Latents => component.kernels().value_of(&latents).unwrap(),
             InputKind::Timestep => component.kernels().value(&[1], &[917.0]).unwrap(),
         };

@@ -3,17 +3,16 @@
 
 mod golden_family;
 
-use asyncdiff_model::component::evaluate;
 use asyncdiff_model::noise_scheduler::{NoiseScheduler, SchedulerConfig};
 use candle_core::{Device, IndexOp, Tensor};
-use golden_family::{Golden, floats, load_whole, relative_error};
+use golden_family::{FAMILIES, Golden, floats, load_whole, relative_error};
 
 /// The golden data's own bound; the same semantics in f64 differ by less than a tenth of it.
 const TOLERANCE: f32 = 1e-4;
 
 #[test]
 fn a_guided_run_is_that_of_diffusers() {
-    for family in ["sd15", "sd21"] {
+    for family in FAMILIES {
         let golden = Golden::open(family);
         let component = load_whole(&golden.program(), &golden);
         let config = SchedulerConfig::from_json(&golden.text("scheduler/scheduler_config.json")).unwrap();
@@ -22,7 +21,6 @@ fn a_guided_run_is_that_of_diffusers() {
         assert_eq!(scheduler.timesteps(), timesteps);
 
         let scale = golden.runs["guidance_scale"].as_f64().unwrap() as f32;
-        let context = golden.encoder_hidden_states();
         let shape = golden.latents().dims().to_vec();
         let mut latents: Vec<f32> = floats(&golden.latents());
         let mut scaled = Vec::new();
@@ -30,7 +28,7 @@ fn a_guided_run_is_that_of_diffusers() {
             scheduler.scale_model_input(step, &latents, &mut scaled);
             let input = Tensor::from_vec(scaled.clone(), shape.as_slice(), &Device::Cpu).unwrap();
             let input = Tensor::cat(&[&input, &input], 0).unwrap();
-            let predicted = evaluate(&component, &input, timestep, &[("encoder_hidden_states", &context)]).unwrap();
+            let predicted = golden.evaluate(&component, &input, timestep);
             let expected = golden.tensor("seq/noise_pred").i(step).unwrap();
             let error = relative_error(&floats(&predicted), &floats(&expected));
             assert!(error <= TOLERANCE, "{family} step {step}: {error:e}");

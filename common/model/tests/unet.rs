@@ -5,10 +5,9 @@ mod golden_family;
 
 use std::collections::BTreeMap;
 
-use asyncdiff_model::component::evaluate;
 use asyncdiff_model::families::{DenoiserConfig, DenoiserShape, build};
 use candle_core::IndexOp;
-use golden_family::{Golden, floats, load_whole, relative_error};
+use golden_family::{FAMILIES, Golden, floats, load_whole, relative_error};
 use serde_json::{Value, json};
 
 /// The golden data's own bound; the same semantics in f64 differ by less than a tenth of it.
@@ -16,7 +15,7 @@ const TOLERANCE: f32 = 1e-4;
 
 #[test]
 fn layers_list_exactly_the_parameters_of_the_checkpoint() {
-    for family in ["sd15", "sd21"] {
+    for family in FAMILIES {
         let golden = Golden::open(family);
         let program = golden.program().program;
         let mut listed = BTreeMap::new();
@@ -33,13 +32,11 @@ fn layers_list_exactly_the_parameters_of_the_checkpoint() {
 
 #[test]
 fn the_first_noise_prediction_is_that_of_diffusers() {
-    for family in ["sd15", "sd21"] {
+    for family in FAMILIES {
         let golden = Golden::open(family);
         let component = load_whole(&golden.program(), &golden);
         let timestep: f64 = golden.tensor("seq/timesteps").i(0).unwrap().to_scalar().unwrap();
-        let context = golden.encoder_hidden_states();
-        let sample = golden.tensor("seq/unet_sample_first");
-        let found = evaluate(&component, sample, timestep, &[("encoder_hidden_states", &context)]).unwrap();
+        let found = golden.evaluate(&component, golden.tensor("seq/unet_sample_first"), timestep);
         let expected = golden.tensor("seq/noise_pred").i(0).unwrap();
         let error = relative_error(&floats(&found), &floats(&expected));
         assert!(error <= TOLERANCE, "{family}: {error:e}");
@@ -64,14 +61,13 @@ fn costs_are_those_of_the_real_network() {
 
 #[test]
 fn odd_latent_sizes_come_out_as_they_went_in() {
-    let golden = Golden::open("sd21");
-    for (height, width) in [(9, 15), (1, 1), (16, 13)] {
+    for (family, height, width) in [("sd21", 9, 15), ("sd21", 1, 1), ("sd21", 16, 13), ("sdxl", 7, 10)] {
+        let golden = Golden::open(family);
         let shape = DenoiserShape { height, width, tokens: 77 };
         let program = build(&golden.config(), &shape).unwrap();
         let component = load_whole(&program, &golden);
         let latents = golden.input("latents", &[2, 4, height as usize, width as usize]);
-        let context = golden.encoder_hidden_states();
-        let found = evaluate(&component, &latents, 500.0, &[("encoder_hidden_states", &context)]).unwrap();
+        let found = golden.evaluate(&component, &latents, 500.0);
         assert_eq!(found.dims(), latents.dims());
         assert!(floats(&found).iter().all(|value| value.is_finite()));
     }
@@ -93,7 +89,8 @@ fn unsupported_options_are_refused_by_name() {
     for (key, value) in [
         ("_class_name", json!("UNetSpatioTemporalConditionModel")),
         ("act_fn", json!("gelu")),
-        ("addition_embed_type", json!("text_time")),
+        ("addition_embed_type", json!("text_image")),
+        ("addition_time_embed_dim", json!(256)),
         ("attention_head_dim", json!([2, 3])),
         ("attention_head_dim", json!(0)),
         ("block_out_channels", json!([])),
@@ -116,6 +113,33 @@ fn unsupported_options_are_refused_by_name() {
         let says_all = error.contains("unet/config.json") && error.contains(key) && error.contains(&found);
         assert!(says_all && error.contains("supported is"), "{key}: {error}");
     }
+}
+
+#[test]
+fn added_conditions_of_unsupported_widths_are_refused_by_name() {
+    for (key, value) in [
+        ("addition_embed_type", json!("text")),
+        ("addition_time_embed_dim", json!(null)),
+        ("addition_time_embed_dim", json!(7)),
+        ("addition_time_embed_dim", json!(0)),
+        ("projection_class_embeddings_input_dim", json!(null)),
+        // Six numbers of 8 sinusoids each leave nothing for the pooled text.
+        ("projection_class_embeddings_input_dim", json!(48)),
+        ("projection_class_embeddings_input_dim", json!(1_000_000)),
+    ] {
+        let mut config: Value = serde_json::from_str(&Golden::open("sdxl").text("unet/config.json")).unwrap();
+        config[key] = value.clone();
+        let error = DenoiserConfig::from_json(&config.to_string()).unwrap_err().to_string();
+        assert!(error.contains(&format!("{key} is {value}")) && error.contains("supported is"), "{key}: {error}");
+    }
+}
+
+#[test]
+fn what_a_prompt_alone_decides_is_constant() {
+    let program = Golden::open("sdxl").program().program;
+    let constant = |name: &str| program.is_constant(program.find(name).unwrap());
+    assert!(constant("add_embedding"));
+    assert!(!constant("time_embedding"));
 }
 
 #[test]

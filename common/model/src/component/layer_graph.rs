@@ -9,6 +9,7 @@ pub(super) fn layer_graph(op: &LayerOp, path: &str, operands: &[Extent]) -> Grap
     let mut graph = GraphBuilder::new(operands);
     let first = graph.input(0);
     let output = match op {
+        LayerOp::AddedEmbedding(op) => time_embedding::build_added(op, &mut graph, path),
         LayerOp::TimeEmbedding(op) => time_embedding::build(op, &mut graph, path),
         LayerOp::Conv2d(op) => convolution(op, &mut graph, path, first),
         LayerOp::CrossAttentionContext(op) => {

@@ -6,13 +6,13 @@ use asyncdiff_plan::{LayerId, Program};
 
 use super::config_reader::ConfigReader;
 use super::op::LayerOp;
-use super::unet::{self, UnetConfig};
+use super::unet::{self, ADDITION_EMBED_TYPE, TEXT_TIME, UnetConfig};
 use crate::ModelError;
 
 /// A denoiser's configuration, parsed and checked: every option in it is one that the builders know.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DenoiserConfig {
-    /// diffusers' `UNet2DConditionModel` as Stable Diffusion 1.x and 2.x use it.
+    /// diffusers' `UNet2DConditionModel` as Stable Diffusion 1.x, 2.x and XL use it.
     Unet(UnetConfig),
 }
 
@@ -38,6 +38,17 @@ pub struct DenoiserProgram {
 
 /// Name of the graph input that carries the text encoder's output.
 pub const ENCODER_HIDDEN_STATES: &str = "encoder_hidden_states";
+
+/// Name of the graph input that carries the pooled output of SDXL's second text encoder.
+pub const TEXT_EMBEDS: &str = "text_embeds";
+
+/// Name of the graph input that carries [`TIME_IDS_COUNT`] numbers about the picture.
+pub const TIME_IDS: &str = "time_ids";
+
+/// Height and width of the original picture, top and left of the part that was cut out of it, height and width of that part. SDXL's refiner
+/// has an aesthetic score in place of the last two: its pipeline says so and its `unet/config.json` does not, so that its
+/// conditions are refused for their shape.
+pub const TIME_IDS_COUNT: u32 = 6;
 
 /// Side of the largest latents: 16384 pixels with the usual VAE, beyond what any supported checkpoint was trained on.
 /// More would only raise the bound on what a request can make a process allocate.
@@ -77,6 +88,14 @@ impl DenoiserConfig {
     pub fn cross_width(&self) -> u32 {
         match self {
             Self::Unet(config) => config.cross_width,
+        }
+    }
+
+    /// The options that make the denoiser read more conditions than the encoder hidden states, by key and value; `None` if it reads no other.
+    #[must_use]
+    pub fn added_conditions(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Unet(config) => config.added.as_ref().map(|_| (ADDITION_EMBED_TYPE, TEXT_TIME)),
         }
     }
 

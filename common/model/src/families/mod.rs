@@ -16,6 +16,11 @@ mod denoiser;
 mod op;
 mod unet;
 
-pub use denoiser::{DenoiserConfig, DenoiserProgram, DenoiserShape, ENCODER_HIDDEN_STATES, build};
-pub use op::{ConvOp, GroupNormOp, LayerOp, ResnetOp, TimeEmbeddingOp, TransformerOp, UpsampleOp};
-pub use unet::{UnetBlock, UnetConfig};
+pub use denoiser::{
+    DenoiserConfig, DenoiserProgram, DenoiserShape, ENCODER_HIDDEN_STATES, TEXT_EMBEDS, TIME_IDS, TIME_IDS_COUNT, build,
+};
+pub use op::{
+    AddedEmbeddingOp, ConvOp, GroupNormOp, LayerOp, ResnetOp, SinusoidsWidth, TimeEmbeddingOp, TransformerOp,
+    UpsampleOp,
+};
+pub use unet::{AddedEmbedding, UnetBlock, UnetConfig};

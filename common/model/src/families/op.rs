@@ -7,7 +7,10 @@ use super::account::Account;
 /// How to compute a layer, without weights. Two layers with equal operations and operand shapes cost the same.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LayerOp {
-    /// Sinusoids of the timestep through two linear layers with SiLU between. Reads `[timestep]`.
+    /// Pooled text and sinusoids of numbers side by side, through two linear layers with SiLU between: constant during a job. Reads
+    /// `[time ids, text embeds]`.
+    AddedEmbedding(AddedEmbeddingOp),
+    /// Sinusoids of the timestep through two linear layers with SiLU between. Reads `[timestep]` or `[timestep, added embedding]`.
     TimeEmbedding(TimeEmbeddingOp),
     /// A convolution at the layer's own path. Reads `[hidden state]`.
     Conv2d(ConvOp),
@@ -30,12 +33,34 @@ pub enum LayerOp {
     SiluConv2d(ConvOp),
 }
 
+/// Options of [`LayerOp::AddedEmbedding`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct AddedEmbeddingOp {
+    /// How many numbers there are.
+    pub numbers: u32,
+    /// Width of the pooled text.
+    pub text_width: u32,
+    /// The sinusoids of each number.
+    pub sinusoids: SinusoidsWidth,
+    /// Width of the embedding.
+    pub width: u32,
+}
+
 /// Options of [`LayerOp::TimeEmbedding`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimeEmbeddingOp {
-    /// Width of the sinusoids: half sines, half cosines.
-    pub sinusoids: u32,
+    /// The sinusoids of the timestep.
+    pub sinusoids: SinusoidsWidth,
     /// Width of the embedding.
+    pub width: u32,
+    /// Another embedding is added, which is the second operand.
+    pub added: bool,
+}
+
+/// The sinusoids of one number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SinusoidsWidth {
+    /// How many: half sines, half cosines.
     pub width: u32,
     /// Cosines before sines.
     pub flip_sin_to_cos: bool,
@@ -146,6 +171,7 @@ impl LayerOp {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::AddedEmbedding(_) => "added embedding",
             Self::TimeEmbedding(_) => "time embedding",
             Self::Conv2d(_) | Self::SiluConv2d(_) => "convolution",
             Self::Resnet(_) => "resnet",
@@ -161,6 +187,7 @@ impl LayerOp {
     pub(super) fn writes(&self, hidden: &[u32]) -> Vec<u32> {
         let (height, width) = side(hidden);
         match self {
+            Self::AddedEmbedding(op) => vec![op.width],
             Self::TimeEmbedding(op) => vec![op.width],
             Self::Conv2d(op) | Self::SiluConv2d(op) => vec![op.out_channels, height, width],
             Self::Resnet(op) => vec![op.out_channels, height, width],
@@ -179,10 +206,11 @@ impl LayerOp {
         let hidden = operands.first().copied().unwrap_or_default();
         let pixels = pixels(&self.writes(hidden));
         match self {
-            Self::TimeEmbedding(op) => {
-                account.linear("linear_1", [op.sinusoids, op.width], true, 1);
-                account.linear("linear_2", [op.width, op.width], true, 1);
+            Self::AddedEmbedding(op) => {
+                let width = op.text_width + op.numbers * op.sinusoids.width;
+                account_embedding(&mut account, [width, op.width]);
             }
+            Self::TimeEmbedding(op) => account_embedding(&mut account, [op.sinusoids.width, op.width]),
             Self::Conv2d(op) | Self::SiluConv2d(op) => {
                 account.conv("", [op.in_channels, op.out_channels], op.kernel, pixels);
             }
@@ -201,6 +229,11 @@ impl LayerOp {
         }
         account
     }
+}
+
+fn account_embedding(account: &mut Account, [from, to]: [u32; 2]) {
+    account.linear("linear_1", [from, to], true, 1);
+    account.linear("linear_2", [to, to], true, 1);
 }
 
 impl ResnetOp {

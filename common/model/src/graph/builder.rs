@@ -217,16 +217,30 @@ impl GraphBuilder {
         self.push(path, Op::Activate(activation), vec![source], writes)
     }
 
+    /// The sum of two operands of one shape, of which one may have a single row for all.
+    ///
+    /// # Panics
+    /// When their shapes differ.
+    pub fn add(&mut self, path: &str, operands: [Slot; 2]) -> Slot {
+        let [writes, other] = operands.map(|operand| self.extent(operand));
+        assert_eq!(writes, other, "operands of {path}");
+        self.push(path, Op::Add, operands.to_vec(), writes)
+    }
+
     /// The operands side by side along the channels.
     pub fn concatenate(&mut self, path: &str, sources: &[Slot]) -> Slot {
         let writes = Extent { channels: self.channels(sources), ..self.extent(sources[0]) };
         self.push(path, Op::Concatenate, sources.to_vec(), writes)
     }
 
-    /// The sinusoids of one number per row.
-    pub fn sinusoids(&mut self, path: &str, number: Slot, op: SinusoidsOp) -> Slot {
-        let writes = Extent::vector(2 * op.frequencies.len());
-        self.push(path, Op::Sinusoids(op), vec![number], writes)
+    /// The sinusoids of one or more numbers per row.
+    ///
+    /// # Shapes
+    /// - `numbers`: `[numbers]`
+    /// - returns: `[numbers * 2 * frequencies]`
+    pub fn sinusoids(&mut self, path: &str, numbers: Slot, op: SinusoidsOp) -> Slot {
+        let writes = Extent::vector(self.extent(numbers).elements() * 2 * op.frequencies.len());
+        self.push(path, Op::Sinusoids(op), vec![numbers], writes)
     }
 
     /// The graph, of which `outputs` are wanted.

@@ -28,7 +28,7 @@ impl Graph {
         let flops = match &node.op {
             Op::Attention(op) => 2 * self.attention_products(node, op),
             Op::Convolution(op) => 2 * self.convolution_products(node, op),
-            Op::Activate(_) | Op::Concatenate | Op::GroupNorm(_) | Op::LayerNorm(_) | Op::Sinusoids(_) => 0,
+            Op::Activate(_) | Op::Add | Op::Concatenate | Op::GroupNorm(_) | Op::LayerNorm(_) | Op::Sinusoids(_) => 0,
         };
         Cost { flops: flops as u64, activations: (read + node.writes.elements()) as u64 }
     }

@@ -135,7 +135,7 @@ impl Graph {
     #[must_use]
     pub fn parameters(&self) -> Vec<WeightSpec> {
         let of_node = |node: &Node| match &node.op {
-            Op::Activate(_) | Op::Attention(_) | Op::Concatenate | Op::Sinusoids(_) => Vec::new(),
+            Op::Activate(_) | Op::Add | Op::Attention(_) | Op::Concatenate | Op::Sinusoids(_) => Vec::new(),
             Op::Convolution(op) => op.weights.iter().chain(&op.biases).map(Parameter::spec).collect(),
             Op::GroupNorm(GroupNormOp { scale, shift, .. }) | Op::LayerNorm(LayerNormOp { scale, shift, .. }) => {
                 vec![scale.spec(), shift.spec()]

@@ -7,6 +7,8 @@ use asyncdiff_plan::WeightSpec;
 pub enum Op {
     /// An activation function, element by element.
     Activate(Activation),
+    /// The sum of two operands of one shape; one row counts for all.
+    Add,
     /// Scaled dot product attention. Reads queries, keys, values.
     Attention(AttentionOp),
     /// The operands side by side along the channels.
@@ -17,7 +19,7 @@ pub enum Op {
     GroupNorm(GroupNormOp),
     /// A layer norm over the channels of each pixel.
     LayerNorm(LayerNormOp),
-    /// The sinusoids of a number (arXiv 1706.03762, section 3.5). Reads one number per row.
+    /// The sinusoids of numbers (arXiv 1706.03762, section 3.5), one number's after the other's. Reads one or more per row.
     Sinusoids(SinusoidsOp),
 }
 
@@ -149,6 +151,7 @@ impl Op {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Activate(_) => "activation",
+            Self::Add => "addition",
             Self::Attention(_) => "attention",
             Self::Concatenate => "concatenation",
             Self::Convolution(op) if op.kernel == 1 => "linear",

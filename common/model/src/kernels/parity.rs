@@ -64,6 +64,23 @@ fn rows_are_taken_and_joined() {
     }
 }
 
+#[test]
+fn one_row_is_added_to_all() {
+    let mut graph = GraphBuilder::new(&[Extent::vector(3); 2]);
+    let sum = graph.add("sum", [graph.input(0), graph.input(1)]);
+    let graph = graph.finish(&[sum]);
+    for kernels in [Kernels::for_device(&Device::Cpu), Kernels::reference(&Device::Cpu)] {
+        let prepared = kernels.prepare(graph.clone(), &WEIGHTS).unwrap();
+        let one = kernels.value(&[1, 3], &[1.0, 2.0, 3.0]).unwrap();
+        let all = kernels.value(&[2, 3], &[10.0, 20.0, 30.0, 40.0, 50.0, 60.0]).unwrap();
+        for operands in [[&one, &all], [&all, &one]] {
+            let sum = prepared.run(&operands).unwrap();
+            assert_eq!(sum.shape(), [2, 3]);
+            assert_eq!(sum.to_elements().unwrap(), [11.0, 22.0, 33.0, 41.0, 52.0, 63.0]);
+        }
+    }
+}
+
 /// By name, graphs of odd sizes and of those that kernels are made for.
 fn graphs() -> Vec<(&'static str, Graph)> {
     let map = |height, width, channels| Extent { height, width, channels };
@@ -75,7 +92,8 @@ fn graphs() -> Vec<(&'static str, Graph)> {
     }
     graphs.push(("concatenation", concatenation(map(4, 4, 12), 20)));
     graphs.push(("causal", causal(Extent::tokens(77, 48))));
-    graphs.push(("embedding", embedding()));
+    graphs.push(("embedding", embedding(1)));
+    graphs.push(("embedding of several numbers", embedding(6)));
     graphs
 }
 
@@ -143,13 +161,15 @@ fn causal(tokens: Extent) -> Graph {
     graph.finish(&[output])
 }
 
-fn embedding() -> Graph {
-    let mut graph = GraphBuilder::new(&[Extent::vector(1)]);
+/// Of so many numbers per row, side by side with a vector.
+fn embedding(numbers: usize) -> Graph {
+    let mut graph = GraphBuilder::new(&[Extent::vector(numbers), Extent::vector(7), Extent::vector(20)]);
     let op = SinusoidsOp { frequencies: vec![1.0, 0.1, 0.01], flip_sin_to_cos: true };
     let sinusoids = graph.sinusoids("time", graph.input(0), op);
     let first = Convolution::linear(10).store(Store::Plain(Activation::Silu));
-    let hidden = graph.convolution("first", &[sinusoids], first);
-    let output = graph.convolution("second", &[hidden], Convolution::linear(20));
+    let hidden = graph.convolution("first", &[graph.input(1), sinusoids], first);
+    let second = graph.convolution("second", &[hidden], Convolution::linear(20));
+    let output = graph.add("sum", [second, graph.input(2)]);
     graph.finish(&[output])
 }
 

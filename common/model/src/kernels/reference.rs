@@ -26,7 +26,7 @@ impl Step {
             Ok(Tensor::cat(&tensors, 0)?)
         };
         let weights = match &node.op {
-            Op::Activate(_) | Op::Attention(_) | Op::Concatenate => Vec::new(),
+            Op::Activate(_) | Op::Add | Op::Attention(_) | Op::Concatenate => Vec::new(),
             Op::Convolution(op) => {
                 let weight = stacked(&op.weights)?.reshape((op.out_channels, (), op.kernel, op.kernel))?;
                 if op.biases.is_empty() { vec![weight] } else { vec![weight, stacked(&op.biases)?] }
@@ -46,6 +46,7 @@ impl Step {
         let first = &operands[0];
         let output = match &self.op {
             Op::Activate(activation) => activate(*activation, first)?,
+            Op::Add => first.broadcast_add(&operands[1])?,
             Op::Attention(op) => attention(op, operands)?,
             Op::Concatenate => Tensor::cat(operands, D::Minus1)?,
             Op::Convolution(op) => self.convolution(op, operands)?,
@@ -108,8 +109,11 @@ impl Step {
         Ok(normed.broadcast_mul(&self.weights[0])?.broadcast_add(&self.weights[1])?)
     }
 
-    fn sinusoids(&self, op: &SinusoidsOp, number: &Tensor) -> Result<Tensor, ModelError> {
-        let angles = number.broadcast_mul(&self.weights[0])?;
+    /// # Shapes
+    /// - `numbers`: `[rows, 1, 1, numbers]`
+    /// - returns: `[rows, 1, numbers, 2 * frequencies]`
+    fn sinusoids(&self, op: &SinusoidsOp, numbers: &Tensor) -> Result<Tensor, ModelError> {
+        let angles = numbers.transpose(D::Minus1, D::Minus2)?.broadcast_mul(&self.weights[0])?;
         let (sines, cosines) = (angles.sin()?, angles.cos()?);
         let sinusoids = if op.flip_sin_to_cos { [cosines, sines] } else { [sines, cosines] };
         Ok(Tensor::cat(&sinusoids, D::Minus1)?)

@@ -5,13 +5,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use asyncdiff_model::checkpoint::FormulaWeights;
-use asyncdiff_model::component::Component;
-use asyncdiff_model::families::{DenoiserConfig, DenoiserProgram, DenoiserShape, build};
+use asyncdiff_model::component::{Component, Condition, evaluate};
+use asyncdiff_model::families::{DenoiserConfig, DenoiserProgram, DenoiserShape, ENCODER_HIDDEN_STATES, build};
 use asyncdiff_model::formula;
 use asyncdiff_model::kernels::Kernels;
 use asyncdiff_plan::LayerId;
 use candle_core::{Device, Tensor};
 use serde_json::Value;
+
+/// The families whose runs are here.
+pub(crate) const FAMILIES: [&str; 3] = ["sd15", "sd21", "sdxl"];
+
+/// What the names of added conditions begin with among the tensors.
+const ADDED: &str = "seq/kw/added_cond_kwargs.";
 
 /// One family's folder.
 pub(crate) struct Golden {
@@ -74,6 +80,24 @@ impl Golden {
         let shape = [1, self.dim("tokens") as usize, self.dim("cross") as usize];
         let halves = [self.input("negative_prompt_embeds", &shape), self.input("prompt_embeds", &shape)];
         Tensor::cat(&halves, 0).unwrap()
+    }
+
+    /// All that the denoiser is conditioned on, by the argument's name; the unconditional rows come first.
+    pub(crate) fn conditions(&self) -> Vec<(&str, Tensor)> {
+        let added = self.tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(ADDED)?, tensor.clone())));
+        added.chain([(ENCODER_HIDDEN_STATES, self.encoder_hidden_states())]).collect()
+    }
+
+    /// A condition of [`Self::conditions`].
+    pub(crate) fn condition(&self, wanted: &str) -> Tensor {
+        self.conditions().into_iter().find(|(name, _)| *name == wanted).unwrap().1
+    }
+
+    /// The noise prediction for two rows.
+    pub(crate) fn evaluate(&self, component: &Component, latents: &Tensor, timestep: f64) -> Tensor {
+        let conditions = self.conditions();
+        let conditions: Vec<Condition<'_>> = conditions.iter().map(|(name, tensor)| (*name, tensor)).collect();
+        evaluate(component, latents, timestep, &conditions).unwrap()
     }
 
     /// `[1, channels, height, width]`

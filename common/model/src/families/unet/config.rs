@@ -1,9 +1,10 @@
-//! The options of `UNet2DConditionModel` that Stable Diffusion 1.x and 2.x use; everything else is refused by name.
+//! The options of `UNet2DConditionModel` that Stable Diffusion 1.x, 2.x and XL use; everything else is refused by name.
 
 use serde_json::{Value, json};
 
 use crate::ModelError;
 use crate::families::config_reader::ConfigReader;
+use crate::families::denoiser::TIME_IDS_COUNT;
 
 /// A `unet/config.json` in which every option is one that the builder knows.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +21,9 @@ pub struct UnetConfig {
     pub cross_width: u32,
     /// Width of the time embedding.
     pub time_width: u32,
-    /// Cosines before sines in the timestep's sinusoids.
+    /// What is added to the time embedding, if anything is.
+    pub added: Option<AddedEmbedding>,
+    /// Cosines before sines in the sinusoids of timestep and time ids.
     pub flip_sin_to_cos: bool,
     /// Subtracted from the number of frequencies.
     pub freq_shift: f64,
@@ -35,6 +38,27 @@ pub struct UnetConfig {
     /// Side of the last convolution's kernel.
     pub conv_out_kernel: u32,
 }
+
+/// An embedding of added conditions (`addition_embed_type: text_time`, SDXL's): pooled text, and sinusoids of numbers about the picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddedEmbedding {
+    /// Width of the pooled text.
+    pub text_width: u32,
+    /// Width of the sinusoids of each of the [`TIME_IDS_COUNT`] numbers.
+    pub number_width: u32,
+}
+
+/// The key that says which embedding is added.
+pub(in crate::families) const ADDITION_EMBED_TYPE: &str = "addition_embed_type";
+
+/// The key of the width of a number's sinusoids.
+const ADDITION_TIME_EMBED_DIM: &str = "addition_time_embed_dim";
+
+/// The key of the width of pooled text and sinusoids together.
+const PROJECTION_INPUT_DIM: &str = "projection_class_embeddings_input_dim";
+
+/// The only one of its values, beside none, that the builder knows.
+pub(in crate::families) const TEXT_TIME: &str = "text_time";
 
 /// One resolution: the down block and the up block that mirrors it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +102,7 @@ impl UnetConfig {
             sample_size: read_sample_size(reader)?,
             cross_width: read_cross_width(reader, blocks.len())?,
             time_width: reader.optional_size("time_embedding_dim", CHANNELS_MAX)?.unwrap_or(channels * 4),
+            added: read_added(reader)?,
             flip_sin_to_cos: reader.flag("flip_sin_to_cos", true)?,
             freq_shift: reader.number("freq_shift", 0.0)?,
             groups: reader.size("norm_num_groups", 32, CHANNELS_MAX)?,
@@ -99,9 +124,12 @@ impl UnetConfig {
         if self.blocks.iter().any(|block| block.heads > block.channels) {
             return Err(reader.unsupported("attention_head_dim", "at most as many heads as channels in every block"));
         }
-        let frequencies = f64::from(self.blocks[0].channels / 2);
-        if !self.blocks[0].channels.is_multiple_of(2) || self.freq_shift >= frequencies {
+        let has_sinusoids = |width: u32| width.is_multiple_of(2) && f64::from(width / 2) > self.freq_shift;
+        if !has_sinusoids(self.blocks[0].channels) {
             return Err(reader.unsupported("block_out_channels", "an even first width, over twice freq_shift"));
+        }
+        if self.added.as_ref().is_some_and(|added| !has_sinusoids(added.number_width)) {
+            return Err(reader.unsupported(ADDITION_TIME_EMBED_DIM, "an even number, over twice freq_shift"));
         }
         Ok(())
     }
@@ -110,10 +138,8 @@ impl UnetConfig {
 /// Options that change the result and that no builder knows; the first value of each list is diffusers' default.
 fn refuse_unsupported(reader: &ConfigReader) -> Result<(), ModelError> {
     let null = || vec![Value::Null];
-    let rules: [(&str, Vec<Value>); 23] = [
+    let rules: [(&str, Vec<Value>); 21] = [
         ("mid_block_type", vec![json!("UNetMidBlock2DCrossAttn")]),
-        ("addition_embed_type", null()),
-        ("addition_time_embed_dim", null()),
         ("class_embed_type", null()),
         ("num_class_embeds", null()),
         ("class_embeddings_concat", vec![json!(false)]),
@@ -137,6 +163,31 @@ fn refuse_unsupported(reader: &ConfigReader) -> Result<(), ModelError> {
         ("resnet_out_scale_factor", vec![json!(1)]),
     ];
     rules.iter().try_for_each(|(key, supported)| reader.only(key, supported))
+}
+
+fn read_added(reader: &ConfigReader) -> Result<Option<AddedEmbedding>, ModelError> {
+    reader.only(ADDITION_EMBED_TYPE, &[Value::Null, json!(TEXT_TIME)])?;
+    if reader.is_null(ADDITION_EMBED_TYPE) {
+        reader.only(ADDITION_TIME_EMBED_DIM, &[Value::Null])?;
+        return Ok(None);
+    }
+    let width = |key: &str| match reader.optional_size(key, CHANNELS_MAX)? {
+        Some(width) => Ok(width),
+        None => Err(reader.unsupported(
+            key,
+            &format!("a number from 1 to {CHANNELS_MAX} where {ADDITION_EMBED_TYPE} is {TEXT_TIME}"),
+        )),
+    };
+    let number_width = width(ADDITION_TIME_EMBED_DIM)?;
+    let numbers = TIME_IDS_COUNT * number_width;
+    match width(PROJECTION_INPUT_DIM)?.checked_sub(numbers) {
+        None | Some(0) => {
+            let expected =
+                format!("over {TIME_IDS_COUNT} times {ADDITION_TIME_EMBED_DIM}, which leaves room for the pooled text");
+            Err(reader.unsupported(PROJECTION_INPUT_DIM, &expected))
+        }
+        Some(text_width) => Ok(Some(AddedEmbedding { text_width, number_width })),
+    }
 }
 
 fn read_blocks(reader: &ConfigReader) -> Result<Vec<UnetBlock>, ModelError> {

@@ -3,5 +3,6 @@
 mod config;
 mod program;
 
-pub use config::{UnetBlock, UnetConfig};
+pub(super) use config::{ADDITION_EMBED_TYPE, TEXT_TIME};
+pub use config::{AddedEmbedding, UnetBlock, UnetConfig};
 pub(super) use program::build;

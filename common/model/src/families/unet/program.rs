@@ -14,8 +14,13 @@ use asyncdiff_plan::{InputKind, Operand};
 use super::config::{UnetBlock, UnetConfig};
 use crate::ModelError;
 use crate::families::builder::ProgramBuilder;
-use crate::families::denoiser::{DenoiserProgram, DenoiserShape, ENCODER_HIDDEN_STATES};
-use crate::families::op::{ConvOp, GroupNormOp, LayerOp, ResnetOp, TimeEmbeddingOp, TransformerOp, UpsampleOp};
+use crate::families::denoiser::{
+    DenoiserProgram, DenoiserShape, ENCODER_HIDDEN_STATES, TEXT_EMBEDS, TIME_IDS, TIME_IDS_COUNT,
+};
+use crate::families::op::{
+    AddedEmbeddingOp, ConvOp, GroupNormOp, LayerOp, ResnetOp, SinusoidsWidth, TimeEmbeddingOp, TransformerOp,
+    UpsampleOp,
+};
 
 /// Builds the program of a UNet for latents of this shape.
 pub(in crate::families) fn build(config: &UnetConfig, shape: &DenoiserShape) -> Result<DenoiserProgram, ModelError> {
@@ -24,7 +29,8 @@ pub(in crate::families) fn build(config: &UnetConfig, shape: &DenoiserShape) -> 
     let timestep = builder.input(InputKind::Timestep, Vec::new());
     let condition = InputKind::Condition(ENCODER_HIDDEN_STATES.to_owned());
     let context = builder.input(condition, vec![shape.tokens, config.cross_width]);
-    let time = builder.shared("time_embedding".to_owned(), config.time_embedding(), &[timestep]);
+    let time_reads = [timestep].into_iter().chain(config.add_embedding(&mut builder)).collect::<Vec<_>>();
+    let time = builder.shared("time_embedding".to_owned(), config.time_embedding(), &time_reads);
 
     let mut walk = Walk { config, builder, time, context, skips: Vec::new() };
     let hidden = walk.builder.owned("conv_in".to_owned(), config.conv_in(), &[latents]);
@@ -128,13 +134,30 @@ impl Walk<'_> {
 }
 
 impl UnetConfig {
+    /// The embedding of added conditions, if there are any: constant during a job.
+    fn add_embedding(&self, builder: &mut ProgramBuilder) -> Option<Operand> {
+        let added = self.added.as_ref()?;
+        let mut condition = |name: &str, width| builder.input(InputKind::Condition(name.to_owned()), vec![width]);
+        let reads = [condition(TIME_IDS, TIME_IDS_COUNT), condition(TEXT_EMBEDS, added.text_width)];
+        let op = LayerOp::AddedEmbedding(AddedEmbeddingOp {
+            numbers: TIME_IDS_COUNT,
+            text_width: added.text_width,
+            sinusoids: self.sinusoids(added.number_width),
+            width: self.time_width,
+        });
+        Some(builder.shared("add_embedding".to_owned(), op, &reads))
+    }
+
     fn time_embedding(&self) -> LayerOp {
         LayerOp::TimeEmbedding(TimeEmbeddingOp {
-            sinusoids: self.blocks[0].channels,
+            sinusoids: self.sinusoids(self.blocks[0].channels),
             width: self.time_width,
-            flip_sin_to_cos: self.flip_sin_to_cos,
-            freq_shift: self.freq_shift as f32,
+            added: self.added.is_some(),
         })
+    }
+
+    fn sinusoids(&self, width: u32) -> SinusoidsWidth {
+        SinusoidsWidth { width, flip_sin_to_cos: self.flip_sin_to_cos, freq_shift: self.freq_shift as f32 }
     }
 
     fn conv_in(&self) -> LayerOp {

@@ -75,6 +75,17 @@ pub(crate) fn activate(isa: Isa, activation: Activation, input: &[f32], output: 
     }
 }
 
+/// The sum of two operands: of embeddings, a few thousand elements, so that nothing is gained by vectors or threads.
+///
+/// # Shapes
+/// - `one`, `other`: `[rows, ..]`, or one row for all
+/// - `output`: `[rows, ..]`
+pub(crate) fn add(one: &[f32], other: &[f32], output: &mut [f32]) {
+    for ((output, one), other) in output.iter_mut().zip(one.iter().cycle()).zip(other.iter().cycle()) {
+        *output = one + other;
+    }
+}
+
 fn map<F: Function>(isa: Isa, function: F, input: &[f32], output: &mut [f32]) {
     assert_eq!(input.len(), output.len(), "input of an activation");
     for_chunks(output.len(), output, BLOCK, |index, output| {

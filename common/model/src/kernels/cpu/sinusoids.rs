@@ -1,10 +1,10 @@
-//! The sinusoids of a timestep: a few hundred elements, computed as the C library does so that the digits are PyTorch's.
+//! The sinusoids of a timestep or of a picture's size: a few hundred elements each, computed as the C library does so that the digits are PyTorch's.
 
 use crate::graph::SinusoidsOp;
 
 /// # Shapes
-/// - `numbers`: `[rows]`
-/// - `target`: `[rows, 2 * frequencies]`
+/// - `numbers`: `[rows, numbers]`
+/// - `target`: `[rows, numbers, 2 * frequencies]`
 pub(super) fn run(op: &SinusoidsOp, numbers: &[f32], target: &mut [f32]) {
     let count = op.frequencies.len();
     for (&number, row) in numbers.iter().zip(target.chunks_exact_mut((2 * count).max(1))) {

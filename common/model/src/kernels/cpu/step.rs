@@ -17,6 +17,7 @@ use crate::graph::{
 /// An operation with its kernel and weights.
 pub(super) enum Kernel {
     Activate(Isa, Activation),
+    Add,
     Attention(Attention, AttentionOp),
     Concatenate(Vec<usize>),
     Convolution(Box<Convolution>, ConvolutionOp),
@@ -51,6 +52,7 @@ impl Kernel {
         let extent = |index: usize| graph.extent(node.reads[index]);
         Ok(match &node.op {
             Op::Activate(activation) => Self::Activate(isa, *activation),
+            Op::Add => Self::Add,
             Op::Attention(op) => {
                 let AttentionHeads { count, width } = op.heads;
                 let causal = op.mask == AttentionMask::Causal;
@@ -82,7 +84,7 @@ impl Kernel {
             Self::Attention(attention, _) => attention.scratch_floats(rows, extents[0].pixels(), extents[1].pixels()),
             Self::Convolution(convolution, _) => convolution.scratch_floats(rows),
             Self::GroupNorm(norm, _) => norm.scratch_floats(rows),
-            Self::Activate(..) | Self::Concatenate(_) | Self::LayerNorm(_) | Self::Sinusoids(_) => 0,
+            Self::Activate(..) | Self::Add | Self::Concatenate(_) | Self::LayerNorm(_) | Self::Sinusoids(_) => 0,
         }
     }
 
@@ -91,6 +93,7 @@ impl Kernel {
         let Operands { rows, reads, extents, scratch, target } = operands;
         match self {
             Self::Activate(isa, activation) => pointwise::activate(*isa, *activation, reads[0], target),
+            Self::Add => pointwise::add(reads[0], reads[1], target),
             Self::Attention(attention, op) => {
                 let strided = |index: usize| Strided {
                     elements: reads[index],
@@ -128,7 +131,7 @@ impl Kernel {
         match self {
             Self::Convolution(convolution, _) => convolution.packed_bytes() as u64,
             Self::GroupNorm(..) | Self::LayerNorm(_) => (2 * writes.channels * size_of::<f32>()) as u64,
-            Self::Activate(..) | Self::Attention(..) | Self::Concatenate(_) | Self::Sinusoids(_) => 0,
+            Self::Activate(..) | Self::Add | Self::Attention(..) | Self::Concatenate(_) | Self::Sinusoids(_) => 0,
         }
     }
 }
@@ -138,7 +141,7 @@ pub(in crate::kernels) fn memory_of(graph: &Graph, (isa, format): (Isa, Format),
     let (mut resident, mut scratch) = (0, 0);
     for node in graph.nodes() {
         let (held, floats) = match &node.op {
-            Op::Activate(_) | Op::Concatenate | Op::Sinusoids(_) => (0, 0),
+            Op::Activate(_) | Op::Add | Op::Concatenate | Op::Sinusoids(_) => (0, 0),
             Op::Attention(op) => {
                 let AttentionHeads { count, width } = op.heads;
                 let causal = op.mask == AttentionMask::Causal;
