@@ -7,8 +7,10 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-/// Runs of sd15 and sd21 that count: 29 each, of which 8 official ones are superseded by their intended twins.
-const RUNS: usize = 2 * (29 - 8);
+const FAMILIES: [&str; 3] = ["sd15", "sd21", "sdxl"];
+
+/// Runs that count: 29 of each family, of which 8 official ones are superseded by their intended twins.
+const RUNS: usize = FAMILIES.len() * (29 - 8);
 
 /// Runs `coordinator verify` on a folder of golden data; its lines by name.
 fn verify(folder: &str, way: &str) -> BTreeMap<String, Value> {
@@ -33,11 +35,11 @@ fn digests(lines: &BTreeMap<String, Value>) -> BTreeMap<&str, &str> {
 /// What the engine alone makes of all runs: within tolerance, else `verify` had failed.
 fn in_process() -> &'static BTreeMap<String, Value> {
     static LINES: OnceLock<BTreeMap<String, Value>> = OnceLock::new();
-    LINES.get_or_init(|| ["sd15", "sd21"].into_iter().flat_map(|family| verify(family, "in-process")).collect())
+    LINES.get_or_init(|| FAMILIES.into_iter().flat_map(|family| verify(family, "in-process")).collect())
 }
 
 fn all_runs(way: &str) -> BTreeMap<String, Value> {
-    ["sd15", "sd21"].into_iter().flat_map(|family| verify(family, way)).collect()
+    FAMILIES.into_iter().flat_map(|family| verify(family, way)).collect()
 }
 
 #[test]

@@ -9,6 +9,16 @@ use thiserror::Error;
 /// Why a checkpoint, or a request for something that is made with it, cannot be used.
 #[derive(Debug, Error)]
 pub enum StoreError {
+    /// The denoiser reads conditions that are not made from a prompt here.
+    #[error(
+        "unet/config.json: {key} is {found}: this denoiser reads more than one encoded prompt, and pictures of such checkpoints (Stable Diffusion XL) are not supported\nhint: take a checkpoint of Stable Diffusion 1.x or 2.x"
+    )]
+    AddedConditions {
+        /// The key that says so.
+        key: &'static str,
+        /// Its value.
+        found: &'static str,
+    },
     /// A file of the checkpoint could not be had.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

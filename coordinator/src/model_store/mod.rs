@@ -65,6 +65,9 @@ impl ModelStore {
     pub fn open(checkpoint: &Checkpoint) -> Result<Self, StoreError> {
         let denoiser_text = checkpoint.text("unet/config.json")?;
         let denoiser_config = DenoiserConfig::from_json(&denoiser_text)?;
+        if let Some((key, found)) = denoiser_config.added_conditions() {
+            return Err(StoreError::AddedConditions { key, found });
+        }
         let scheduler = SchedulerConfig::from_json(&checkpoint.text("scheduler/scheduler_config.json")?)?;
         // Found out now and not when the first job runs: a scheduler whose options are not supported.
         scheduler.kind()?;

@@ -109,6 +109,11 @@ impl GoldenFolder {
         self.tensors.contains_key(name)
     }
 
+    /// The tensors whose names begin with `prefix`, each with the rest of its name.
+    pub(super) fn names_after<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.tensors.keys().filter_map(move |name| Some((name.as_str(), name.strip_prefix(prefix)?)))
+    }
+
     /// The axes and elements of a tensor, whatever its type.
     pub(super) fn values(&self, name: &str) -> Result<(Vec<usize>, Vec<f64>), GoldenError> {
         let tensor = self.tensors.get(name).ok_or_else(|| self.missing(name))?;

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::path::Path;
 
 use asyncdiff_common::wire::ComputeType;
+use asyncdiff_model::families::ENCODER_HIDDEN_STATES;
 use asyncdiff_model::formula;
 use asyncdiff_plan::{Cut, Prefer, TimeShift, Wishes};
 use serde::Deserialize;
@@ -24,7 +25,10 @@ const TOLERANCE: f64 = 1e-4;
 const BF16_TOLERANCE: f64 = 1e-1;
 
 /// Families whose runs are made by this program.
-const SUPPORTED: [&str; 2] = ["sd15", "sd21"];
+const SUPPORTED: [&str; 3] = ["sd15", "sd21", "sdxl"];
+
+/// What the names of added conditions begin with among a folder's tensors; the argument's name follows.
+const ADDED_CONDITION: &str = "seq/kw/added_cond_kwargs.";
 
 /// Golden runs have no VAE; sizes are given in pixels of the usual one.
 const PIXELS_PER_LATENT: u32 = 8;
@@ -97,7 +101,7 @@ impl Family {
     pub(super) fn unsupported(&self) -> Option<String> {
         let model = &self.description.model;
         let supported = SUPPORTED.contains(&model.as_str());
-        (!supported).then(|| format!("family {model} is not supported yet; {} are", SUPPORTED.join(" and ")))
+        (!supported).then(|| format!("family {model} is not supported yet; {} are", SUPPORTED.join(", ")))
     }
 
     /// Names of all runs that count.
@@ -190,7 +194,7 @@ impl Family {
             ..JobSettings::default()
         };
         let spec = JobSpec {
-            conditions: self.conditions(),
+            conditions: self.conditions().map_err(|error| error.to_string())?,
             latents: InitialLatents::Values(self.input("latents", &[1, 4, dims.h, dims.w])),
             settings,
             product: Product::Latents,
@@ -204,14 +208,22 @@ impl Family {
         lists.cloned().ok_or_else(|| format!("runs.json has no components {key:?}"))
     }
 
-    fn conditions(&self) -> Conditions {
+    /// The prompts by formula, and the added conditions as diffusers was given them.
+    fn conditions(&self) -> Result<Conditions, GoldenError> {
         let dims = &self.description.dims;
         let shape = [1, dims.tokens, dims.cross];
         let guided = self.description.guidance_scale > 1.0;
         let keys: &[&str] = if guided { &["negative_prompt_embeds", "prompt_embeds"] } else { &["prompt_embeds"] };
         let values = keys.iter().flat_map(|key| self.input(key, &shape)).collect();
         let tensor = ConditionTensor { shape: vec![keys.len() as u32, dims.tokens, dims.cross], values };
-        Conditions::Tensors(BTreeMap::from([("encoder_hidden_states".to_owned(), tensor)]))
+        let mut tensors = BTreeMap::from([(ENCODER_HIDDEN_STATES.to_owned(), tensor)]);
+        for (tensor, name) in self.folder.names_after(ADDED_CONDITION) {
+            let (shape, values) = self.folder.values(tensor)?;
+            let shape = shape.into_iter().map(|axis| axis as u32).collect();
+            let values = values.into_iter().map(|value| value as f32).collect();
+            tensors.insert(name.to_owned(), ConditionTensor { shape, values });
+        }
+        Ok(Conditions::Tensors(tensors))
     }
 
     fn input(&self, key: &str, shape: &[u32]) -> Vec<f32> {

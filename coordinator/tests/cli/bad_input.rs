@@ -97,6 +97,18 @@ fn a_checkpoint_that_is_none_is_named_with_what_was_found() {
 }
 
 #[test]
+fn a_checkpoint_of_stable_diffusion_xl_is_refused_by_name() {
+    let place = Place::new();
+    place.write("xl/model_index.json", r#"{"_class_name": "StableDiffusionXLPipeline"}"#);
+    run_with(&place, &["--model", "xl"]).expect(2, &["StableDiffusionXLPipeline", "hint:"]);
+    // Its UNet under another pipeline's name: read and computed as a denoiser, and not made pictures with.
+    let unet = include_str!("../../../tests/golden/sdxl/unet/config.json");
+    place.write("mixed/model_index.json", r#"{"_class_name": "StableDiffusionPipeline"}"#);
+    place.write("mixed/unet/config.json", unet);
+    run_with(&place, &["--model", "mixed"]).expect(2, &["addition_embed_type is text_time", "hint:"]);
+}
+
+#[test]
 fn truncated_weights_are_named_before_a_worker_is_started() {
     let place = Place::new();
     let model = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo-model/model");
