@@ -43,7 +43,7 @@ pub enum InputKind {
 /// One layer: reads operands, writes one value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Layer {
-    /// The checkpoint's module path, such as `down_blocks.0.resnets.0`.
+    /// The checkpoint's module path, such as `down_blocks.0.resnets.0.conv1`.
     pub name: String,
     /// What it reads, in the order in which its arithmetic takes it.
     pub reads: Vec<Operand>,
@@ -198,6 +198,40 @@ impl Program {
             Operand::Value(value) => self.is_constant(value.layer()),
         };
         layer.ownership == Ownership::Shared && layer.reads.iter().all(constant)
+    }
+
+    /// Bytes of one row of the batch that a run of these layers holds at a time, at most: what passes between them and others and what is
+    /// constant, and of all else what is still to be read.
+    #[must_use]
+    pub fn held_row_bytes(&self, owned: &[LayerId]) -> u64 {
+        let run = self.with_shared(owned);
+        let mut ours = vec![false; self.layers.len()];
+        run.iter().for_each(|layer| ours[layer.index()] = true);
+        let mut kept: Vec<bool> = self.layers().map(|(id, _)| ours[id.index()] && self.is_constant(id)).collect();
+        let mut last_readers: Vec<Option<LayerId>> = vec![None; self.layers.len()];
+        for (id, layer) in self.layers() {
+            for &operand in &layer.reads {
+                let Operand::Value(value) = operand else { continue };
+                kept[value.index()] |= ours[id.index()] != ours[value.index()];
+                if ours[id.index()] {
+                    last_readers[value.index()] = Some(id);
+                }
+            }
+        }
+        let bytes = |value: usize| self.layers[value].writes.row_bytes();
+        let mut held: u64 = (0..kept.len()).filter(|&value| kept[value]).map(bytes).sum();
+        let mut most = held;
+        for layer in run {
+            if !kept[layer.index()] {
+                held += bytes(layer.index());
+            }
+            most = most.max(held);
+            // By value and not by read: a layer may read one twice.
+            let dead = (0..=layer.index()).filter(|&value| ours[value] && !kept[value]);
+            let dead = dead.filter(|&value| last_readers[value].unwrap_or(LayerId(value as u16)) == layer);
+            held -= dead.map(bytes).sum::<u64>();
+        }
+        most
     }
 
     /// The owned layers given and the shared ones that they need, in program order.

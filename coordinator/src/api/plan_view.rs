@@ -64,7 +64,7 @@ fn component_view(planned: &PlannedJob, id: ComponentId, total_flops: u64) -> Co
     // What it needs of the shared layers is loaded with it.
     let loaded = program.with_shared(&owned);
     let weights = loaded.iter().flat_map(|&layer| &program.layer(layer).weights);
-    let written: u64 = loaded.iter().map(|&layer| program.layer(layer).writes.row_bytes()).sum();
+    let held = program.held_row_bytes(&owned);
     let rank = placed.plan.runs.iter().find(|run| run.id.component == id).map(|run| placed.rank_of(run).index());
     let costs =
         rank.and_then(|rank| planned.costs.get(rank)).map(|costs| loaded.iter().map(|layer| costs[layer.index()]));
@@ -73,8 +73,8 @@ fn component_view(planned: &PlannedJob, id: ComponentId, total_flops: u64) -> Co
         share: flops as f64 / total_flops.max(1) as f64,
         parameter_bytes: weights.map(|weight| weight.elements() * PARAMETER_BYTES).sum(),
         resident_bytes: costs.clone().into_iter().flatten().map(|cost| cost.resident_bytes).sum(),
-        // The values of a step, and as many of the step before.
+        // Of a step, and as much of the step before.
         activation_bytes: costs.into_iter().flatten().map(|cost| cost.working_bytes).max().unwrap_or(0)
-            + 2 * u64::from(planned.rows) * written,
+            + 2 * u64::from(planned.rows) * held,
     }
 }

@@ -29,11 +29,10 @@ pub(super) fn check(checked: &CheckedAssignment, in_use: &MemoryInUse) -> Result
     Ok(())
 }
 
-/// What runs hold at a time, at most: what every layer of this rank has written for a step, as much again of the step before, and what the
-/// layer that is computed needs.
+/// What runs hold at a time, at most: a run of each part for a step, as much again of the step before, and what the layer that is computed needs.
 pub(super) fn activation_bytes(program: &DenoiserProgram, parts: &[Part], rows: u32, kernels: &Kernels) -> u64 {
-    let layers = || parts.iter().flat_map(|part| program.program.with_shared(&part.layers));
-    let written: u64 = layers().map(|layer| program.program.layer(layer).writes.row_bytes()).sum();
-    let working = layers().map(|layer| layer_memory(program, kernels, rows as usize, layer).working_bytes);
-    (2 * u64::from(rows) * written).saturating_add(working.max().unwrap_or_default())
+    let held: u64 = parts.iter().map(|part| program.program.held_row_bytes(&part.layers)).sum();
+    let layers = parts.iter().flat_map(|part| program.program.with_shared(&part.layers));
+    let working = layers.map(|layer| layer_memory(program, kernels, rows as usize, layer).working_bytes);
+    (2 * u64::from(rows) * held).saturating_add(working.max().unwrap_or_default())
 }

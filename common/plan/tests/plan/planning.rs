@@ -163,6 +163,24 @@ fn a_faster_worker_gets_more_layers() {
 }
 
 #[test]
+fn a_run_holds_what_is_still_read_and_what_passes_to_and_from_others() {
+    let program = u_program(2);
+    let bytes = program.layers[0].writes.row_bytes();
+    let values = |names: &[&str]| {
+        let layers: Vec<_> = names.iter().map(|name| program.find(name).unwrap()).collect();
+        program.held_row_bytes(&layers) / bytes
+    };
+    // The time embedding, three skip connections, what the layer in the middle wrote, and its concatenation with one of them.
+    let whole: Vec<_> = program.owned_layers().map(|(layer, _)| layer).collect();
+    assert_eq!(program.held_row_bytes(&whole) / bytes, 1 + 3 + 1 + 1);
+    // All that others read leaves it only when it was sent.
+    assert_eq!(values(&["conv_in", "down_blocks.0"]), 1 + 2);
+    // It reads two values of others, and so does the concatenation that it computes itself.
+    assert_eq!(values(&["up_blocks.0"]), 2 + 1 + 1 + 1);
+    assert_eq!(values(&["conv_out"]), 1 + 1);
+}
+
+#[test]
 fn extra_runs_get_workers_of_their_own_when_there_are_enough() {
     let program = u_program(2);
     let wishes = Wishes {
