@@ -81,10 +81,12 @@ fn wrong_operands_are_refused_by_layer_and_operand() {
     let found = error("conv_in", &[&context]);
     assert!(found.contains("conv_in") && found.contains("latents") && found.contains("[2, 4, 16, 24]"), "{found}");
     let hidden = component.run_layer(layer("conv_in"), &[&latents]).unwrap();
-    let found = error("down_blocks.0.attentions.0.context", &[&hidden]);
+    let attention = "down_blocks.0.attentions.0.transformer_blocks.0.attn2";
+    let context_layer = format!("{attention}.context");
+    let found = error(&context_layer, &[&hidden]);
     assert!(found.contains("encoder_hidden_states") && found.contains("[2, 77, 32]"), "{found}");
-    let found = error("down_blocks.0.attentions.0", &[&hidden, &context.narrow(0..1)]);
-    assert!(found.contains("down_blocks.0.attentions.0.context") && found.contains("[2, 77, "), "{found}");
+    let found = error(attention, &[&hidden, &context.narrow(0..1)]);
+    assert!(found.contains(&context_layer) && found.contains("[2, 77, "), "{found}");
     let found = error("conv_in", &[&latents, &latents]);
     assert!(found.contains("conv_in reads 1 operands, found 2"), "{found}");
     let vector = component.kernels().value(&[1, 1], &[1.0]).unwrap();

@@ -20,7 +20,7 @@ pub use denoiser::{
     DenoiserConfig, DenoiserProgram, DenoiserShape, ENCODER_HIDDEN_STATES, TEXT_EMBEDS, TIME_IDS, TIME_IDS_COUNT, build,
 };
 pub use op::{
-    AddedEmbeddingOp, ConvOp, GroupNormOp, LayerOp, ResnetOp, SinusoidsWidth, TimeEmbeddingOp, TransformerOp,
-    UpsampleOp,
+    AddedEmbeddingOp, AttentionOp, ContextOp, ConvOp, FeedForwardOp, GroupNormOp, LayerOp, ProjectionOp, ResnetInOp,
+    ResnetOutOp, SinusoidsWidth, TimeEmbeddingOp, UpsampleOp,
 };
 pub use unet::{AddedEmbedding, UnetBlock, UnetConfig};

@@ -8,6 +8,9 @@
 //!
 //! A skip connection is a second read of what a down layer wrote: it is no copy and no layer of its own. An up ResNet
 //! block concatenates by itself, and every ResNet block reads the time embedding, which each component computes.
+//!
+//! ResNet blocks and transformers are several layers each, named after the modules in them, so that a network can be divided into parts of nearly
+//! equal cost (`tests/partitions.rs`); a partition that names a block or a transformer means all layers below it.
 
 use asyncdiff_plan::{InputKind, Operand};
 
@@ -18,8 +21,8 @@ use crate::families::denoiser::{
     DenoiserProgram, DenoiserShape, ENCODER_HIDDEN_STATES, TEXT_EMBEDS, TIME_IDS, TIME_IDS_COUNT,
 };
 use crate::families::op::{
-    AddedEmbeddingOp, ConvOp, GroupNormOp, LayerOp, ResnetOp, SinusoidsWidth, TimeEmbeddingOp, TransformerOp,
-    UpsampleOp,
+    AddedEmbeddingOp, AttentionOp, ContextOp, ConvOp, FeedForwardOp, GroupNormOp, LayerOp, ProjectionOp, ResnetInOp,
+    ResnetOutOp, SinusoidsWidth, TimeEmbeddingOp, UpsampleOp,
 };
 
 /// Builds the program of a UNet for latents of this shape.
@@ -58,10 +61,10 @@ impl Walk<'_> {
         for (index, block) in self.config.blocks.iter().enumerate() {
             let path = format!("down_blocks.{index}");
             for layer in 0..block.layers {
-                hidden = self.resnet(format!("{path}.resnets.{layer}"), block, &[hidden]);
+                hidden = self.resnet(&format!("{path}.resnets.{layer}"), block, &[hidden]);
                 if block.down_attends {
-                    let op = self.config.transformer(block, block.down_transformers, block.only_cross_attention);
-                    hidden = self.attention(format!("{path}.attentions.{layer}"), op, hidden);
+                    let path = format!("{path}.attentions.{layer}");
+                    hidden = self.transformer(&path, (block, block.down_transformers), hidden);
                 }
                 self.skips.push(hidden);
             }
@@ -75,12 +78,12 @@ impl Walk<'_> {
     }
 
     fn middle(&mut self, hidden: Operand) -> Operand {
-        let block = &self.config.blocks[self.config.blocks.len() - 1];
-        let hidden = self.resnet("mid_block.resnets.0".to_owned(), block, &[hidden]);
+        let innermost = &self.config.blocks[self.config.blocks.len() - 1];
         // The middle always attends to itself: diffusers' block takes no `only_cross_attention`.
-        let op = self.config.transformer(block, block.down_transformers, false);
-        let hidden = self.attention("mid_block.attentions.0".to_owned(), op, hidden);
-        self.resnet("mid_block.resnets.1".to_owned(), block, &[hidden])
+        let block = &UnetBlock { only_cross_attention: false, ..innermost.clone() };
+        let hidden = self.resnet("mid_block.resnets.0", block, &[hidden]);
+        let hidden = self.transformer("mid_block.attentions.0", (block, block.down_transformers), hidden);
+        self.resnet("mid_block.resnets.1", block, &[hidden])
     }
 
     fn up(&mut self, mut hidden: Operand) -> Operand {
@@ -90,10 +93,10 @@ impl Walk<'_> {
                 // `conv_in`, each down layer and each downsampler push one skip connection; exactly as many are read.
                 let skip = self.skips.pop();
                 let reads: Vec<Operand> = [hidden].into_iter().chain(skip).collect();
-                hidden = self.resnet(format!("{path}.resnets.{layer}"), block, &reads);
+                hidden = self.resnet(&format!("{path}.resnets.{layer}"), block, &reads);
                 if block.up_attends {
-                    let op = self.config.transformer(block, block.up_transformers, block.only_cross_attention);
-                    hidden = self.attention(format!("{path}.attentions.{layer}"), op, hidden);
+                    let path = format!("{path}.attentions.{layer}");
+                    hidden = self.transformer(&path, (block, block.up_transformers), hidden);
                 }
             }
             if let Some(&skip) = self.skips.last() {
@@ -103,23 +106,55 @@ impl Walk<'_> {
         hidden
     }
 
-    fn resnet(&mut self, name: String, block: &UnetBlock, reads: &[Operand]) -> Operand {
-        let op = LayerOp::Resnet(ResnetOp {
-            in_channels: reads.iter().map(|&operand| self.builder.channels(operand)).sum(),
-            out_channels: block.channels,
-            time_width: self.config.time_width,
-            groups: self.config.groups,
-            epsilon: self.config.epsilon,
-        });
+    /// A layer up to each convolution, and one for the shortcut where channels differ: it comes first, so that what the block reads is needed no
+    /// longer than for the first convolution.
+    fn resnet(&mut self, path: &str, block: &UnetBlock, reads: &[Operand]) -> Operand {
+        let UnetConfig { time_width, groups, epsilon, .. } = *self.config;
+        let in_channels = reads.iter().map(|&operand| self.builder.channels(operand)).sum();
+        let channels = block.channels;
+        let shortcut = if in_channels == channels {
+            reads.to_vec()
+        } else {
+            let op = LayerOp::Conv2d(ConvOp { in_channels, out_channels: channels, kernel: 1 });
+            vec![self.builder.owned(format!("{path}.conv_shortcut"), op, reads)]
+        };
+        let op = ResnetInOp { in_channels, out_channels: channels, time_width, groups, epsilon };
         let reads: Vec<Operand> = reads.iter().copied().chain([self.time]).collect();
-        self.builder.owned(name, op, &reads)
+        let hidden = self.builder.owned(format!("{path}.conv1"), LayerOp::ResnetIn(op), &reads);
+        let op = LayerOp::ResnetOut(ResnetOutOp { channels, groups, epsilon });
+        let reads: Vec<Operand> = [hidden].into_iter().chain(shortcut).collect();
+        self.builder.owned(format!("{path}.conv2"), op, &reads)
     }
 
-    fn attention(&mut self, name: String, op: TransformerOp, hidden: Operand) -> Operand {
-        let context_name = format!("{name}{}", TransformerOp::CONTEXT_SUFFIX);
-        let context = LayerOp::CrossAttentionContext(op.clone());
-        let context = self.builder.shared(context_name, context, &[self.context]);
-        self.builder.owned(name, LayerOp::Transformer2d(op), &[hidden, context])
+    /// A transformer of so many blocks.
+    fn transformer(&mut self, path: &str, (block, blocks): (&UnetBlock, u32), hidden: Operand) -> Operand {
+        let width = block.inner_width();
+        let (groups, linear) = (self.config.groups, self.config.linear_projection);
+        let op = ProjectionOp { in_channels: block.channels, out_channels: width, groups, linear };
+        let mut inner = self.builder.owned(format!("{path}.proj_in"), LayerOp::ProjectIn(op), &[hidden]);
+        for index in 0..blocks {
+            let path = format!("{path}.transformer_blocks.{index}");
+            inner = match block.only_cross_attention {
+                true => self.cross_attention(&path, block.attention("attn1", "norm1"), inner),
+                false => {
+                    let op = LayerOp::SelfAttention(block.attention("attn1", "norm1"));
+                    self.builder.owned(format!("{path}.attn1"), op, &[inner])
+                }
+            };
+            inner = self.cross_attention(&path, block.attention("attn2", "norm2"), inner);
+            inner = self.builder.owned(format!("{path}.ff"), LayerOp::FeedForward(FeedForwardOp { width }), &[inner]);
+        }
+        let op = ProjectionOp { in_channels: width, out_channels: block.channels, groups, linear };
+        self.builder.owned(format!("{path}.proj_out"), LayerOp::ProjectOut(op), &[inner, hidden])
+    }
+
+    /// An attention to the encoder hidden states, whose keys and values are a layer of their own.
+    fn cross_attention(&mut self, path: &str, op: AttentionOp, hidden: Operand) -> Operand {
+        let path = format!("{path}.{}", op.module);
+        let context = ContextOp { width: op.width(), cross_width: self.config.cross_width };
+        let context = LayerOp::CrossAttentionContext(context);
+        let context = self.builder.shared(format!("{path}{}", ContextOp::SUFFIX), context, &[self.context]);
+        self.builder.owned(path, LayerOp::CrossAttention(op), &[hidden, context])
     }
 
     /// Up to the size of the skip connection that is read next, which is odd where an odd size was halved.
@@ -174,18 +209,15 @@ impl UnetConfig {
         let in_channels = self.blocks[0].channels;
         LayerOp::SiluConv2d(ConvOp { in_channels, out_channels: self.out_channels, kernel: self.conv_out_kernel })
     }
+}
 
-    fn transformer(&self, block: &UnetBlock, blocks: u32, only_cross_attention: bool) -> TransformerOp {
-        TransformerOp {
-            channels: block.channels,
-            heads: block.heads,
-            // Rounded down as in diffusers: the inner width is narrower where heads do not divide the channels.
-            head_width: block.channels / block.heads,
-            blocks,
-            cross_width: self.cross_width,
-            groups: self.groups,
-            linear_projection: self.linear_projection,
-            only_cross_attention,
-        }
+impl UnetBlock {
+    /// Width inside transformers. Rounded down as in diffusers: it is narrower where heads do not divide the channels.
+    fn inner_width(&self) -> u32 {
+        self.heads * (self.channels / self.heads)
+    }
+
+    fn attention(&self, module: &'static str, norm: &'static str) -> AttentionOp {
+        AttentionOp { module, norm, heads: self.heads, head_width: self.channels / self.heads }
     }
 }
