@@ -17,6 +17,9 @@ use crate::{ComponentId, Layer, LayerId, LinkCost, Operand, Partition, Partition
 /// measurements; the others trade balance for bytes, for links that the period does not tell the whole truth about.
 const SLACKS: [f64; 4] = [1.01, 1.03, 1.1, 1.25];
 
+/// The first of them does not let the period above this part of the mean, if it could be below.
+const IMBALANCE_MAX: f64 = 1.03;
+
 /// The shapes of cut that the search makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum CutShape {
@@ -80,8 +83,12 @@ pub fn splits(program: &Program, prices: &Prices<'_>, shape: CutShape) -> Result
         limit = search.best(start, limit, Aim::Period).map_or(limit, |found| found.value.min(limit));
     }
     let mut found: Vec<Split> = Vec::new();
-    for slack in SLACKS {
-        let fewest = starts.clone().filter_map(|start| search.best(start, limit * slack, Aim::Bytes));
+    let mean = search.before[layers] / prices.speeds.iter().sum::<f64>();
+    let first = (limit * SLACKS[0]).min(limit.max(mean * IMBALANCE_MAX));
+    for within in std::iter::once(first).chain(SLACKS[1..].iter().map(|slack| limit * slack)) {
+        // The limit is a sum of floats that may come out differently in another order.
+        let within = within * (1.0 + 1e-9);
+        let fewest = starts.clone().filter_map(|start| search.best(start, within, Aim::Bytes));
         let Some(fewest) = fewest.min_by(|one, other| one.value.total_cmp(&other.value)) else { continue };
         let (owners, period_seconds) = (search.owners(&fewest.bounds), search.period(&fewest.bounds));
         let partition = Partition::from_owners(program, components, &owners)?;

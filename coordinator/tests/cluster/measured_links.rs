@@ -4,16 +4,19 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use asyncdiff_coordinator::job::JobState;
-use asyncdiff_coordinator::local_workers::SimulatedWorker;
+use asyncdiff_coordinator::local_workers::{Pace, SimulatedWorker};
 use asyncdiff_coordinator::{Limits, PlannedJob};
 use asyncdiff_plan::{Rank, Wishes};
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::faulty::Faults;
 use asyncdiff_transport::network::SimulatedNetwork;
 
-use super::support::{LONG, SLOW, TestCluster, plain_job, tensor_job, tiny_store, wishes};
+use super::support::{LONG, TestCluster, plain_job, tensor_job, tiny_store, wishes};
 
 const SEED: u64 = 23;
+
+/// A rate at which a step of the tiny denoiser takes a tenth of a second or so.
+const PACE: Pace = Pace::FlopsPerSecond(3.0e8);
 
 const NAMES: [&str; 2] = ["a", "b"];
 
@@ -23,7 +26,7 @@ async fn cluster(faults: &Faults) -> TestCluster {
     let [a, b] = NAMES.map(|name| PeerName::worker(name).unwrap());
     hub.set_faults(&a, &b, faults);
     hub.set_faults(&b, &a, faults);
-    TestCluster::on(hub, tiny_store(), &NAMES, SLOW, Limits::default()).await
+    TestCluster::on(hub, tiny_store(), &NAMES, PACE, Limits::default()).await
 }
 
 fn rate(bytes_per_second: u64) -> Faults {
@@ -85,7 +88,7 @@ async fn links_are_measured_once_and_again_for_a_worker_that_comes_back() {
         }
     };
     tokio::time::timeout(LONG, left).await.unwrap();
-    cluster.workers.push(SimulatedWorker::start(&cluster.hub, "b", SLOW).unwrap());
+    cluster.workers.push(SimulatedWorker::start(&cluster.hub, "b", PACE).unwrap());
     cluster.cluster.wait_for_workers(2, LONG).await.unwrap();
     assert_eq!(components(&planned(&cluster).await), 1, "its new session is measured");
 }

@@ -82,9 +82,10 @@ impl Draft {
             let memory = || layers.iter().map(|layer| &situation.layer_memory[layer.index()]);
             let resident: u64 = memory().map(|memory| memory.resident_bytes).sum();
             let working = memory().map(|memory| memory.working_bytes).max().unwrap_or(0);
-            // What the layers write in a step, and as much of the step before.
-            let written: u64 = layers.iter().map(|&layer| situation.program.layer(layer).writes.row_bytes()).sum();
-            let held = 2 * u64::from(situation.rows) * written;
+            // What is held of a step, and as much of the step before.
+            let parts = part.components.iter();
+            let held: u64 = parts.map(|(_, owned)| situation.program.held_row_bytes(owned)).sum();
+            let held = 2 * u64::from(situation.rows) * held;
             resident.saturating_add(working).saturating_add(held) <= situation.devices[rank.index()].memory_bytes
         };
         self.placed.ranks().all(fits)
