@@ -4,6 +4,7 @@
 //! - [`identity`]: the cluster's authority, enrolment, tokens, the state directory.
 //! - [`quic`]: links between processes, and enrolment, over QUIC with mutual TLS 1.3.
 //! - [`in_process`]: links within one process.
+//! - `shm`: memory that two processes of one host share, for the tensors of their QUIC link.
 //! - [`network`]: how actors reach other processes, whatever carries the links; simulated clusters.
 //! - [`faulty`]: a network that misbehaves on purpose, for tests.
 //!
@@ -19,8 +20,11 @@ pub mod link;
 pub mod network;
 mod peer;
 pub mod quic;
+mod shm;
 
 #[cfg(test)]
 mod conformance;
+
+pub use shm::Loan;
 
 pub use peer::{NameError, PeerName, Role, WORKER_NAME_LIMIT, WorkerName};

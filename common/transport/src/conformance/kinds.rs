@@ -5,10 +5,11 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::until;
 use crate::PeerName;
 use crate::faulty::{self, FaultScript, Faults};
 use crate::in_process::{self, End};
-use crate::link::{Admission, Link};
+use crate::link::{Admission, Link, LinkKind};
 use crate::quic;
 
 /// Makes links of one kind.
@@ -26,6 +27,7 @@ pub(crate) struct Pair {
 pub(crate) struct InProcess;
 pub(crate) struct PerfectFaulty;
 pub(crate) struct Quic;
+pub(crate) struct SharedMemory;
 pub(crate) struct SlowFaulty;
 
 impl Kind for InProcess {
@@ -59,6 +61,16 @@ impl Kind for Quic {
         let cluster = quic::tests::Cluster::new();
         let (a, b) = (cluster.worker("a").await, cluster.worker("b").await);
         let (first, second) = quic::tests::join(&a, &b, first, second).await;
+        Pair { first, second, support: Box::new((a, b)) }
+    }
+}
+
+impl Kind for SharedMemory {
+    async fn pair(&self, first: Arc<dyn Admission>, second: Arc<dyn Admission>) -> Pair {
+        let cluster = quic::tests::Cluster::of_one_host();
+        let (a, b) = (cluster.worker("a").await, cluster.worker("b").await);
+        let (first, second) = quic::tests::join(&a, &b, first, second).await;
+        until(|| [&first, &second].iter().all(|link| link.sender.kind() == LinkKind::SharedMemory)).await;
         Pair { first, second, support: Box::new((a, b)) }
     }
 }

@@ -48,3 +48,4 @@ all_claims!(in_process, kinds::InProcess, start_paused = false);
 all_claims!(perfect_faulty, kinds::PerfectFaulty, start_paused = false);
 all_claims!(slow_faulty, kinds::SlowFaulty, start_paused = true);
 all_claims!(quic, kinds::Quic, start_paused = false);
+all_claims!(shared_memory, kinds::SharedMemory, start_paused = false);

@@ -1,30 +1,56 @@
 //! What all parts of one end of a link share: the peer, the counters, and whether and why it has closed.
 
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 
 use tokio::sync::watch;
 
 use super::counters::Counters;
-use super::{CloseReason, Farewell};
+use super::{CloseReason, Farewell, LinkKind};
 use crate::PeerName;
+use crate::shm::Lane;
 
 /// One end of a link. Held by the carrier and, through [`Handle`], by every part that the user holds.
 pub(crate) struct Core {
     pub(crate) peer: PeerName,
     pub(crate) remote_address: Option<SocketAddr>,
     pub(crate) counters: Counters,
+    /// What carries frames where no lane does.
+    carrier: LinkKind,
+    /// Shared memory that carries tensors, once both ends have it.
+    lane: OnceLock<Lane>,
     close: watch::Sender<Option<CloseReason>>,
 }
 
 impl Core {
     pub(crate) fn new(peer: PeerName, remote_address: Option<SocketAddr>) -> Self {
-        Self { peer, remote_address, counters: Counters::default(), close: watch::Sender::new(None) }
+        // Only links within one process have no address.
+        let carrier = if remote_address.is_some() { LinkKind::Quic } else { LinkKind::InProcess };
+        let (counters, close) = (Counters::default(), watch::Sender::new(None));
+        Self { peer, remote_address, counters, carrier, lane: OnceLock::new(), close }
     }
 
     /// The outer end of a link that is carried by another link.
     pub(crate) fn around(inner: &Self) -> Self {
         let (peer, counters) = (inner.peer.clone(), Counters::around(&inner.counters));
-        Self { peer, remote_address: inner.remote_address, counters, close: watch::Sender::new(None) }
+        let (remote_address, carrier) = (inner.remote_address, inner.kind());
+        Self { peer, remote_address, counters, carrier, lane: OnceLock::new(), close: watch::Sender::new(None) }
+    }
+
+    /// What carries this end's tensors.
+    pub(crate) fn kind(&self) -> LinkKind {
+        if self.lane.get().is_some() { LinkKind::SharedMemory } else { self.carrier }
+    }
+
+    pub(crate) fn lane(&self) -> Option<&Lane> {
+        self.lane.get()
+    }
+
+    /// From now on tensors go through shared memory. A link has one lane at most.
+    pub(crate) fn set_lane(&self, lane: Lane) {
+        if self.lane.set(lane).is_err() {
+            tracing::error!(peer = %self.peer, "a link got a second lane");
+        }
     }
 
     /// Closes this end. Only the first reason is kept: what follows are its consequences.

@@ -16,6 +16,7 @@ mod close;
 mod core;
 mod counters;
 mod frame;
+mod kind;
 mod receiver;
 mod sender;
 
@@ -26,6 +27,7 @@ pub(crate) use core::Core;
 pub use counters::LinkCounters;
 pub use frame::{HEADER_LIMIT_BYTES, TensorFrame};
 pub(crate) use frame::{LENGTH_BYTES, OutgoingTensor, decode_header};
+pub use kind::LinkKind;
 pub use receiver::{ControlReceiver, Link, TensorReceiver};
 pub(crate) use receiver::{open, open_end};
 pub use sender::{LinkError, LinkSender};

@@ -11,8 +11,9 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::core::Handle;
 use super::frame::{LENGTH_BYTES, OutgoingTensor};
-use super::{CloseReason, Farewell, HEADER_LIMIT_BYTES, LinkCounters, TensorFrame};
+use super::{CloseReason, Farewell, HEADER_LIMIT_BYTES, LinkCounters, LinkKind, TensorFrame};
 use crate::PeerName;
+use crate::shm::Loan;
 
 /// Sends control frames and tensors to one peer. Clones send on the same link.
 #[derive(Clone)]
@@ -96,6 +97,21 @@ impl LinkSender {
         let room = self.tensors.try_reserve().map_err(|error| self.no_room(&error))?;
         self.put_tensor(room, tensor);
         Ok(())
+    }
+
+    /// Memory in which a payload of that many bytes can be made, so that sending it on this link copies nothing. `None` where
+    /// there is none, or none is free now: then any other memory will do. Never waits and may be called from any thread.
+    #[must_use]
+    pub fn lend(&self, bytes: usize) -> Option<Loan> {
+        let core = &self.handle.0;
+        core.lane().filter(|_| core.reason().is_none())?.lend(bytes)
+    }
+
+    /// What carries this link's tensors. A link between processes that was just accepted may begin on QUIC and go over
+    /// to shared memory.
+    #[must_use]
+    pub fn kind(&self) -> LinkKind {
+        self.handle.0.kind()
     }
 
     /// Closes the link. Frames that were accepted before are still delivered, for at most a second, unless the farewell

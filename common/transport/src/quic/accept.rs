@@ -100,7 +100,7 @@ impl Acceptor {
             // The pairing joins only unlike halves.
             return;
         };
-        let connections = Connections { peer, control, control_streams: streams, data };
+        let connections = Connections { peer, control, control_streams: streams, data, offer: None };
         let link = IncomingLink { connections, carriers: self.carriers.clone() };
         // Bounded: when nobody takes new links, diallers run into their deadline.
         if let Err(error) = self.links.send_timeout(link, self.config.timing.handshake).await {

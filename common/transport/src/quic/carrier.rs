@@ -9,14 +9,16 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::config::SharedMemory;
 use super::control::{self, ToStream};
 use super::data::{self, ToStreams};
 use super::failure::{self, FAREWELL_CODE};
-use super::protocol::LINK_MADE;
+use super::protocol::{LINK_MADE, LINK_MADE_WITH_OFFER};
 use crate::PeerName;
 use crate::link::{
     Admission, CloseReason, Core, DRAIN_DEADLINE, Farewell, Incoming, Link, Outgoing, OutgoingTensor, open, pump,
 };
+use crate::shm::{self, Channel, LaneReader, LaneWriter, OFFER_BYTES, Offer, open_lane};
 
 /// How long a side that closes waits until everything is sent and acknowledged: the queue's own deadline and a round
 /// trip.
@@ -28,32 +30,52 @@ pub(super) struct Connections {
     pub(super) control: Connection,
     pub(super) control_streams: (SendStream, RecvStream),
     pub(super) data: Connection,
+    /// What the acceptor offered to the dialler.
+    pub(super) offer: Option<[u8; OFFER_BYTES]>,
 }
 
 /// Which side of a new link this is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     /// Owes the other the answer that the link is made.
     Accepting,
-    Dialling,
+    /// Shares memory with the other, or not.
+    Dialling(Option<Channel>),
+}
+
+/// How a link's carrier comes by a lane.
+enum LaneStart {
+    Absent,
+    Offered(SharedMemory),
+    Open(LaneReader, LaneWriter),
 }
 
 /// Starts the carriers of a node's links and ends them together.
 #[derive(Clone)]
 pub(super) struct Carriers {
     runtime: Handle,
+    shared_memory: SharedMemory,
     stopping: watch::Sender<bool>,
     open_links: watch::Sender<usize>,
 }
 
 impl Carriers {
     /// Carries links on the current runtime.
-    pub(super) fn new() -> Self {
-        Self { runtime: Handle::current(), stopping: watch::Sender::new(false), open_links: watch::Sender::new(0) }
+    pub(super) fn new(shared_memory: SharedMemory) -> Self {
+        let (runtime, stopping, open_links) = (Handle::current(), watch::Sender::new(false), watch::Sender::new(0));
+        Self { runtime, shared_memory, stopping, open_links }
     }
 
     pub(super) fn runtime(&self) -> &Handle {
         &self.runtime
+    }
+
+    /// Takes an acceptor's offer up, if it is of this host.
+    pub(super) async fn take_up(&self, offer: &[u8; OFFER_BYTES], peer: &PeerName) -> Option<Channel> {
+        if self.shared_memory == SharedMemory::Unused {
+            return None;
+        }
+        let channel = shm::take_up(offer).await;
+        channel.inspect_err(|error| tracing::debug!(%peer, %error, "tensors go over QUIC")).ok()
     }
 
     /// Makes a link. Its carrier ends when it closes.
@@ -62,7 +84,16 @@ impl Carriers {
         let (link, outgoing, incoming) = open(connections.peer.clone(), Some(address), admission);
         self.open_links.send_modify(|count| *count += 1);
         let guard = CarrierGuard { core: Arc::clone(&outgoing.core), open_links: self.open_links.clone() };
-        self.runtime.spawn(carry(connections, side, outgoing, incoming, (self.stopping.subscribe(), guard)));
+        let lane = match side {
+            Side::Accepting => LaneStart::Offered(self.shared_memory),
+            Side::Dialling(None) => LaneStart::Absent,
+            Side::Dialling(Some(channel)) => {
+                let (lane, reader, writer) = open_lane(channel);
+                outgoing.core.set_lane(lane);
+                LaneStart::Open(reader, writer)
+            }
+        };
+        self.runtime.spawn(carry(connections, lane, outgoing, incoming, (self.stopping.subscribe(), guard)));
         link
     }
 
@@ -79,7 +110,7 @@ impl Carriers {
 
 async fn carry(
     connections: Connections,
-    side: Side,
+    lane: LaneStart,
     outgoing: Outgoing,
     incoming: Incoming,
     (mut stopping, _guard): (watch::Receiver<bool>, CarrierGuard),
@@ -88,15 +119,27 @@ async fn carry(
     let core = Arc::clone(&outgoing.core);
     let mut readers = JoinSet::new();
     readers.spawn(control::read(receive, incoming.clone()));
-    readers.spawn(data::read(data.clone(), incoming));
+    readers.spawn(data::read(data.clone(), incoming.clone()));
+    let mut lane_writer = JoinSet::new();
+    let (answer, offer) = match lane {
+        LaneStart::Absent => (Vec::new(), None),
+        LaneStart::Offered(shared_memory) => answer(shared_memory),
+        LaneStart::Open(reader, writer) => {
+            readers.spawn(reader.run(incoming.clone()));
+            lane_writer.spawn(writer.run());
+            (Vec::new(), None)
+        }
+    };
     let mut writers = JoinSet::new();
-    writers.spawn(write_control(Arc::clone(&core), side, outgoing.control, ToStream(send)));
-    writers.spawn(write_tensors(Arc::clone(&core), outgoing.tensors, ToStreams::new(data.clone())));
+    writers.spawn(write_control(Arc::clone(&core), answer, outgoing.control, ToStream(send)));
+    writers.spawn(write_tensors(Arc::clone(&core), outgoing.tensors, ToStreams::new(Arc::clone(&core), data.clone())));
+    let accepting_lane = accept_lane(offer, incoming, &mut readers, &mut lane_writer);
 
     tokio::select! {
         _ = core.closed() => {}
         error = control.closed() => core.finish(failure::close_reason(&error)),
         error = data.closed() => core.finish(failure::close_reason(&error)),
+        () = accepting_lane => {}
         // An error means that nobody can stop this node any more.
         Ok(_) = stopping.wait_for(|&stopping| stopping) => core.finish(CloseReason::ClosedByUs(Farewell::Done)),
     }
@@ -110,6 +153,7 @@ async fn carry(
                     tracing::debug!(peer = %core.peer, "closed before the peer had acknowledged everything");
                 }
             }
+            end_lane(&core, &mut lane_writer).await;
             close_both(&control, &data, &farewell);
         }
         None => {
@@ -129,12 +173,57 @@ async fn carry(
     }
 }
 
-/// Writes control frames until the link closes; if it closes in peace, until the peer has them all.
-async fn write_control(core: Arc<Core>, side: Side, mut queue: mpsc::Receiver<Bytes>, mut stream: ToStream) {
-    if side == Side::Accepting {
-        // Fails only with the connection, whose end is watched.
-        let _ = stream.0.write_all(&[LINK_MADE]).await;
+/// What the acceptor answers: that the link is made, and an offer to share memory if this process makes one.
+fn answer(shared_memory: SharedMemory) -> (Vec<u8>, Option<Offer>) {
+    let offer = match shared_memory {
+        SharedMemory::Unused => None,
+        SharedMemory::Used => Offer::new().inspect_err(|error| tracing::debug!(%error, "no memory is offered")).ok(),
+    };
+    match offer {
+        Some(offer) => ([&[LINK_MADE_WITH_OFFER], &offer.to_wire()[..]].concat(), Some(offer)),
+        None => (vec![LINK_MADE], None),
     }
+}
+
+/// Opens a lane if the peer takes the offer up. Never returns, so that it can run beside what waits for the link's end.
+async fn accept_lane(
+    offer: Option<Offer>,
+    incoming: Incoming,
+    readers: &mut JoinSet<()>,
+    lane_writer: &mut JoinSet<()>,
+) {
+    if let Some(offer) = offer {
+        let peer = &incoming.core.peer;
+        match offer.accept().await {
+            Ok(channel) => {
+                let (lane, reader, writer) = open_lane(channel);
+                readers.spawn(reader.run(incoming.clone()));
+                lane_writer.spawn(writer.run());
+                incoming.core.set_lane(lane);
+                tracing::debug!(%peer, "tensors go through shared memory");
+            }
+            Err(error) => tracing::debug!(%peer, %error, "tensors go over QUIC"),
+        }
+    }
+    std::future::pending().await
+}
+
+/// Says goodbye on the lane, so that the peer does not take its end for the end of this process.
+async fn end_lane(core: &Core, lane_writer: &mut JoinSet<()>) {
+    let Some(lane) = core.lane() else { return };
+    let said = async {
+        lane.say_goodbye().await;
+        while lane_writer.join_next().await.is_some() {}
+    };
+    if tokio::time::timeout(DRAIN_DEADLINE, said).await.is_err() {
+        tracing::debug!(peer = %core.peer, "the peer does not read its lane");
+    }
+}
+
+/// Writes the answer that the acceptor owes, then control frames until the link closes; if it closes in peace, until the peer has them all.
+async fn write_control(core: Arc<Core>, answer: Vec<u8>, mut queue: mpsc::Receiver<Bytes>, mut stream: ToStream) {
+    // Fails only with the connection, whose end is watched.
+    let _ = stream.0.write_all(&answer).await;
     pump(&core, &mut queue, &mut stream).await;
     // The queue may have ended because nobody sends any more while the receivers are still in use: the stream stays
     // open for them.

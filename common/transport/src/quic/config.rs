@@ -23,6 +23,8 @@ pub struct QuicConfig {
     pub timing: LinkTiming,
     /// How data connections share a network with others. Default: [`Congestion::Cubic`].
     pub congestion: Congestion,
+    /// Whether tensors between processes of one host go through shared memory. Default: [`SharedMemory::Used`].
+    pub shared_memory: SharedMemory,
     /// The version that goes into the protocols' names. Default: [`WIRE_VERSION`]; anything else only tests what a
     /// stranger meets.
     pub wire_version: u16,
@@ -58,6 +60,17 @@ pub enum Congestion {
     Cubic,
 }
 
+/// Whether links within a host use shared memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SharedMemory {
+    /// Everything goes over QUIC: to measure it and to test it.
+    Unused,
+    /// Offered to and taken up from every peer; where the two are not on one host, or the system does not let them,
+    /// tensors go over QUIC.
+    #[default]
+    Used,
+}
+
 impl QuicConfig {
     /// A process that listens on any free ports of an address, with default settings.
     #[must_use]
@@ -69,6 +82,7 @@ impl QuicConfig {
             enrolment: None,
             timing: LinkTiming::default(),
             congestion: Congestion::default(),
+            shared_memory: SharedMemory::default(),
             wire_version: WIRE_VERSION,
         }
     }

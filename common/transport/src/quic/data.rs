@@ -10,22 +10,23 @@ use tokio::task::JoinSet;
 
 use super::endpoint::TENSORS_IN_FLIGHT;
 use crate::link::{
-    Admitted, CloseReason, Delivery, HEADER_LIMIT_BYTES, Incoming, LENGTH_BYTES, Misbehaviour, OutgoingTensor, Pump,
-    TensorFrame, decode_header,
+    Admitted, CloseReason, Core, Delivery, HEADER_LIMIT_BYTES, Incoming, LENGTH_BYTES, Misbehaviour, OutgoingTensor,
+    Pump, TensorFrame, decode_header,
 };
 
 /// The code with which a receiver stops the stream of a tensor that came too late.
 const STOPPED_LATE: VarInt = VarInt::from_u32(2);
 
-/// Writes each tensor on a stream of its own, several at the same time.
+/// Writes each tensor on a stream of its own, several at the same time, unless shared memory takes it.
 pub(super) struct ToStreams {
+    core: Arc<Core>,
     connection: Connection,
     in_flight: JoinSet<()>,
 }
 
 impl ToStreams {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, in_flight: JoinSet::new() }
+    pub(super) fn new(core: Arc<Core>, connection: Connection) -> Self {
+        Self { core, connection, in_flight: JoinSet::new() }
     }
 
     /// Waits until the peer has all tensors that are in flight.
@@ -36,6 +37,11 @@ impl ToStreams {
 
 impl Pump<OutgoingTensor> for ToStreams {
     async fn pass(&mut self, tensor: OutgoingTensor) -> Delivery {
+        let unsent = match self.core.lane() {
+            Some(lane) => lane.send(tensor).await.err(),
+            None => Some(tensor),
+        };
+        let Some(tensor) = unsent else { return Delivery::Passed };
         while self.in_flight.try_join_next().is_some() {}
         if self.in_flight.len() >= TENSORS_IN_FLIGHT as usize {
             self.in_flight.join_next().await;

@@ -4,16 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream};
 use thiserror::Error;
 
 use super::carrier::{Carriers, Connections, Side};
 use super::endpoint::Endpoints;
 use super::failure::{Failure, classify};
-use super::protocol::{LINK_MADE, LINK_NUMBER_BYTES, WIRE_VERSION};
+use super::protocol::{LINK_MADE, LINK_MADE_WITH_OFFER, LINK_NUMBER_BYTES, WIRE_VERSION};
 use crate::PeerName;
 use crate::identity::{RandomnessUnavailable, random_bytes};
 use crate::link::{Admission, Farewell, Link};
+use crate::shm::OFFER_BYTES;
 
 /// Why no link was made.
 #[derive(Debug, Error)]
@@ -130,8 +131,13 @@ pub(super) async fn dial(
 ) -> Result<Link, ConnectError> {
     let (peer, address) = (target.peer.clone(), target.control_address);
     let made = tokio::time::timeout(deadline, make(endpoints, target));
-    let connections = made.await.map_err(|_| ConnectError::TimedOut { peer, address })??;
-    Ok(carriers.start(connections, Side::Dialling, admission))
+    let mut connections = made.await.map_err(|_| ConnectError::TimedOut { peer, address })??;
+    let channel = match connections.offer.take() {
+        // Has a short deadline of its own, after which the link is made without.
+        Some(offer) => carriers.take_up(&offer, &connections.peer).await,
+        None => None,
+    };
+    Ok(carriers.start(connections, Side::Dialling(channel), admission))
 }
 
 pub(super) async fn make(endpoints: Endpoints, target: Target) -> Result<Connections, ConnectError> {
@@ -156,17 +162,26 @@ pub(super) async fn make(endpoints: Endpoints, target: Target) -> Result<Connect
         Ok::<_, ConnectError>(connection)
     };
     let ((control, send, mut receive), data) = tokio::try_join!(control, data)?;
-    let mut answer = [0];
     let answered = tokio::select! {
-        answered = receive.read_exact(&mut answer) => answered.map_err(|error| error.to_string()),
+        answered = read_answer(&mut receive) => answered,
         error = data.closed() => return Err(fail(&error, peer, target.data_address)),
     };
-    answered.map_err(|error| broken(&control, peer, target.control_address, error))?;
-    if answer != [LINK_MADE] {
-        let detail = "it answered something else than that the link is made".to_owned();
-        return Err(ConnectError::Lost { peer: peer.clone(), address: target.control_address, detail });
+    let offer = answered.map_err(|error| broken(&control, peer, target.control_address, error))?;
+    Ok(Connections { peer: target.peer, control, control_streams: (send, receive), data, offer })
+}
+
+/// Reads that the link is made, and what comes with it.
+async fn read_answer(stream: &mut RecvStream) -> Result<Option<[u8; OFFER_BYTES]>, String> {
+    let (mut answer, mut offer) = ([0], [0; OFFER_BYTES]);
+    stream.read_exact(&mut answer).await.map_err(|error| error.to_string())?;
+    match answer {
+        [LINK_MADE] => Ok(None),
+        [LINK_MADE_WITH_OFFER] => {
+            stream.read_exact(&mut offer).await.map_err(|error| error.to_string())?;
+            Ok(Some(offer))
+        }
+        _ => Err("it answered something else than that the link is made".to_owned()),
     }
-    Ok(Connections { peer: target.peer, control, control_streams: (send, receive), data })
 }
 
 async fn connect(

@@ -13,7 +13,7 @@
 //!
 //! How a link is made: the dialler opens both connections, the control stream and one data stream, and writes the
 //! link's random number on both. The acceptor pairs the two by the number *and* the certificate's name, and answers on
-//! the control stream.
+//! the control stream, with an offer to share memory that a dialler of the same host takes up.
 
 mod accept;
 mod carrier;
@@ -34,7 +34,7 @@ mod thread;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use config::{Congestion, LinkTiming, QuicConfig};
+pub use config::{Congestion, LinkTiming, QuicConfig, SharedMemory};
 pub use dial::ConnectError;
 pub use enrol::{EnrolError, Enrolment, enrol};
 pub use node::{Dialler, IncomingLink, QuicNode, StartError};

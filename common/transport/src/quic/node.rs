@@ -138,7 +138,7 @@ impl QuicNode {
 
     /// Ends the thread as a killed process would: nobody is told.
     #[cfg(test)]
-    pub(super) async fn kill(self) {
+    pub(crate) async fn kill(self) {
         self.signal(Stop::Killed);
         self.ended().await;
     }

@@ -3,13 +3,17 @@
 /// The version of everything that peers say to each other: control messages, tensor headers, enrolment.
 ///
 /// - 1: the first.
-pub const WIRE_VERSION: u16 = 1;
+/// - 2: with the answer that a link is made, the acceptor may offer to share memory.
+pub const WIRE_VERSION: u16 = 2;
 
 /// Bytes of the number that joins a link's two connections.
 pub(super) const LINK_NUMBER_BYTES: usize = 16;
 
 /// What the acceptor answers on the control stream once a link is made.
 pub(super) const LINK_MADE: u8 = 1;
+
+/// The same, followed by an offer to share memory.
+pub(super) const LINK_MADE_WITH_OFFER: u8 = 2;
 
 /// What a connection is for; each kind has a protocol name (ALPN).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +41,8 @@ mod tests {
 
     #[test]
     fn protocol_names_are_golden() {
-        assert_eq!(Protocol::Control.name(WIRE_VERSION), b"asyncdiff-control/1");
-        assert_eq!(Protocol::Data.name(WIRE_VERSION), b"asyncdiff-data/1");
-        assert_eq!(Protocol::Enrol.name(WIRE_VERSION), b"asyncdiff-enrol/1");
+        assert_eq!(Protocol::Control.name(WIRE_VERSION), b"asyncdiff-control/2");
+        assert_eq!(Protocol::Data.name(WIRE_VERSION), b"asyncdiff-data/2");
+        assert_eq!(Protocol::Enrol.name(WIRE_VERSION), b"asyncdiff-enrol/2");
     }
 }

@@ -59,7 +59,7 @@ pub(super) fn run(
                 return;
             }
         };
-        let carriers = Carriers::new();
+        let carriers = Carriers::new(config.shared_memory);
         let (links, incoming) = mpsc::channel(WAITING_LINKS);
         let acceptor = Arc::new(Acceptor { config, pairing: Pairing::default(), carriers: carriers.clone(), links });
         let mut acceptors = JoinSet::new();

@@ -89,7 +89,7 @@ async fn a_coordinator_of_another_version_is_named_as_such() {
     let cluster = Cluster::new();
     let mut config = cluster.config(cluster.authority.coordinator_identity().unwrap());
     config.enrolment = Some(Arc::clone(&cluster.authority) as Arc<_>);
-    config.wire_version = 2;
+    config.wire_version += 1;
     let coordinator = QuicNode::start(config).await.unwrap();
     let token = invite(&cluster.authority, &coordinator, MINUTE);
     assert!(matches!(refused(&token).await, EnrolError::VersionMismatch { .. }));

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{LinkTiming, QuicConfig, QuicNode};
+use super::{LinkTiming, QuicConfig, QuicNode, SharedMemory};
 use crate::identity::{ClusterAuthority, Identity};
 use crate::link::{Admission, AdmitEverything, Link};
 use crate::{PeerName, WorkerName};
@@ -21,11 +21,18 @@ pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(crate) struct Cluster {
     pub(crate) authority: Arc<ClusterAuthority>,
     pub(crate) timing: LinkTiming,
+    pub(crate) shared_memory: SharedMemory,
 }
 
 impl Cluster {
     pub(crate) fn new() -> Self {
-        Self { authority: Arc::new(ClusterAuthority::ephemeral().unwrap()), timing: LinkTiming::default() }
+        let authority = Arc::new(ClusterAuthority::ephemeral().unwrap());
+        Self { authority, timing: LinkTiming::default(), shared_memory: SharedMemory::Unused }
+    }
+
+    /// Its processes share memory.
+    pub(crate) fn of_one_host() -> Self {
+        Self { shared_memory: SharedMemory::Used, ..Self::new() }
     }
 
     /// Loses peers and gives up handshakes soon.
@@ -44,7 +51,8 @@ impl Cluster {
     }
 
     pub(crate) fn config(&self, identity: Identity) -> QuicConfig {
-        QuicConfig { timing: self.timing, ..QuicConfig::new(identity, LOOPBACK) }
+        let (timing, shared_memory) = (self.timing, self.shared_memory);
+        QuicConfig { timing, shared_memory, ..QuicConfig::new(identity, LOOPBACK) }
     }
 
     pub(crate) async fn worker(&self, name: &str) -> QuicNode {

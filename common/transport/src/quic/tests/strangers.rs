@@ -16,7 +16,7 @@ use crate::quic::dial::{self, Target};
 use crate::quic::endpoint::Endpoints;
 use crate::quic::failure::{Failure, classify};
 use crate::quic::socket::MAX_DATAGRAM_BYTES;
-use crate::quic::{ConnectError, QuicNode};
+use crate::quic::{ConnectError, QuicNode, WIRE_VERSION};
 
 /// Accepts up to a mebibyte.
 struct Small;
@@ -171,7 +171,10 @@ async fn random_datagrams_disturb_no_link() {
 async fn a_peer_of_another_version_is_named_as_such() {
     let cluster = Cluster::new();
     let a = cluster.worker("a").await;
-    let newer = QuicNode::start(crate::quic::QuicConfig { wire_version: 2, ..cluster.config(cluster.identity("b")) });
+    let newer = QuicNode::start(crate::quic::QuicConfig {
+        wire_version: WIRE_VERSION + 1,
+        ..cluster.config(cluster.identity("b"))
+    });
     let newer = newer.await.unwrap();
     let name = PeerName::worker("b").unwrap();
     let dialling = a.connect(&name, newer.control_address(), newer.data_address(), Arc::new(AdmitEverything));

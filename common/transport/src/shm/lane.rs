@@ -1,0 +1,298 @@
+//! A lane: the tensors of one link through shared memory, both ways.
+//!
+//! Whoever reads the socket never waits for anything else, so that two ends that both send never wait for each other:
+//! what arrives is handed to the user by a task of its own, and messages to the peer go through a queue that has room for
+//! all that honest ends can owe each other.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::time::Duration;
+
+use asyncdiff_common::wire::TensorName;
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+
+use super::handshake::Channel;
+use super::memory::PeerMemory;
+use super::message::{self, Message, Received, malformed};
+use super::ring::{Loan, Ring, copy_in_turns};
+use super::{RING_BYTES, TENSORS_IN_FLIGHT};
+use crate::link::{
+    Admitted, CloseReason, DRAIN_DEADLINE, Incoming, LENGTH_BYTES, Misbehaviour, OutgoingTensor, TensorFrame,
+    decode_header,
+};
+
+/// How long a tensor waits for room before it goes over QUIC: longer than a layer takes whose device will let go of
+/// what it was sent, and short enough that a receiver that keeps tensors for good cannot stop a link.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Messages that may wait for the socket: a tensor in each direction's flight can owe one, and then there is the goodbye.
+const OUTBOX_MESSAGES: usize = 2 * TENSORS_IN_FLIGHT + 1;
+
+/// The sender's part of a lane. Clones send on the same one.
+#[derive(Clone)]
+pub(crate) struct Lane {
+    ring: Arc<Ring>,
+    outbox: mpsc::Sender<Message>,
+}
+
+/// The part that reads the socket.
+pub(crate) struct LaneReader {
+    lane: Lane,
+    socket: BufReader<OwnedReadHalf>,
+    peer: Arc<PeerMemory>,
+    in_flight: Arc<InFlight>,
+}
+
+/// The part that writes to the socket.
+pub(crate) struct LaneWriter {
+    socket: OwnedWriteHalf,
+    outbox: mpsc::Receiver<Message>,
+}
+
+/// Tensors from the peer that are not yet released.
+#[derive(Default)]
+struct InFlight {
+    tensors: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// The right of a tensor from the peer to its place; dropping it gives the place back.
+struct Ticket {
+    number: u32,
+    bytes: usize,
+    in_flight: Arc<InFlight>,
+    outbox: mpsc::Sender<Message>,
+}
+
+/// A payload that is used where the peer has put it.
+struct InPlace {
+    peer: Arc<PeerMemory>,
+    range: Range<usize>,
+    _ticket: Ticket,
+}
+
+/// A tensor for the user.
+struct Arrival {
+    frame: TensorFrame,
+    header_bytes: usize,
+    /// Of a payload that was copied out: its place counts as taken until the user has the copy, which bounds the copies.
+    ticket: Option<Ticket>,
+}
+
+/// Makes a lane of what a handshake has left.
+pub(crate) fn open_lane(channel: Channel) -> (Lane, LaneReader, LaneWriter) {
+    let Channel { socket, own, peer } = channel;
+    let (sender, receiver) = mpsc::channel(OUTBOX_MESSAGES);
+    let (read_half, write_half) = socket.into_split();
+    let lane = Lane { ring: Ring::new(own), outbox: sender };
+    let reader = LaneReader {
+        lane: lane.clone(),
+        socket: BufReader::new(read_half),
+        peer: Arc::new(peer),
+        in_flight: Arc::default(),
+    };
+    (lane, reader, LaneWriter { socket: write_half, outbox: receiver })
+}
+
+impl Lane {
+    /// Sends a tensor, waiting for room a little. Returns those that must take another way.
+    pub(crate) async fn send(&self, tensor: OutgoingTensor) -> Result<(), OutgoingTensor> {
+        let sending = tokio::time::timeout(PATIENCE, self.ring.send(&tensor.frame.payload));
+        let Ok(Some(sent)) = sending.await else { return Err(tensor) };
+        // What was written to the ring comes before the message that tells of it.
+        fence(Ordering::Release);
+        let header = tensor.header_frame[LENGTH_BYTES..].to_vec();
+        let placed = Message::Placed { ticket: sent.ticket, offset: sent.offset as u64, header };
+        // Fails only when the lane has ended, and then so does the link.
+        let _ = self.outbox.send(placed).await;
+        Ok(())
+    }
+
+    /// A slot to be filled, if one is free now.
+    pub(crate) fn lend(&self, bytes: usize) -> Option<Loan> {
+        self.ring.lend(bytes)
+    }
+
+    /// Tells the peer, after everything that was sent before, that the lane ends on purpose.
+    pub(crate) async fn say_goodbye(&self) {
+        // As above.
+        let _ = self.outbox.send(Message::Goodbye).await;
+    }
+}
+
+impl LaneWriter {
+    /// Writes until the goodbye is written or the socket fails, which the reader sees too.
+    pub(crate) async fn run(mut self) {
+        let mut bytes = BytesMut::new();
+        while let Some(first) = self.outbox.recv().await {
+            let mut is_last = false;
+            let mut next = Some(first);
+            while let Some(message) = next {
+                is_last |= message == Message::Goodbye;
+                if let Err(error) = message.encode_into(&mut bytes) {
+                    tracing::error!(%error, "a message does not encode");
+                }
+                next = self.outbox.try_recv().ok();
+            }
+            if self.socket.write_all(&bytes).await.is_err() || is_last {
+                return;
+            }
+            bytes.clear();
+        }
+    }
+}
+
+impl LaneReader {
+    /// Reads until the peer says goodbye, ends or misbehaves; when the link has closed otherwise, for a little longer, since
+    /// what the peer had sent before comes after the news on another socket.
+    pub(crate) async fn run(self, incoming: Incoming) {
+        let (arrivals, mut arrived) = mpsc::channel(TENSORS_IN_FLIGHT);
+        let reading = async {
+            let closed = async {
+                incoming.core.closed().await;
+                tokio::time::sleep(DRAIN_DEADLINE).await;
+            };
+            let reason = tokio::select! {
+                reason = self.read(&incoming, arrivals) => reason,
+                () = closed => None,
+            };
+            if let Some(reason) = reason {
+                incoming.core.finish(reason);
+            }
+        };
+        let delivering = async {
+            while let Some(Arrival { frame, header_bytes, ticket }) = arrived.recv().await {
+                incoming.deliver_tensor(frame, header_bytes).await;
+                drop(ticket);
+            }
+        };
+        tokio::join!(reading, delivering);
+    }
+
+    /// Returns why the link is to close, unless the peer has said goodbye: then it closes with a farewell of its own.
+    async fn read(mut self, incoming: &Incoming, arrivals: mpsc::Sender<Arrival>) -> Option<CloseReason> {
+        loop {
+            let received = match message::read(&mut self.socket).await {
+                Ok(received) => received,
+                Err(misbehaviour) => return Some(CloseReason::PeerMisbehaved(misbehaviour)),
+            };
+            let handled = match received {
+                Received::Ended => {
+                    let detail = "its process has ended: the socket of the shared memory is closed".to_owned();
+                    return Some(CloseReason::PeerLost { detail });
+                }
+                Received::Message(Message::Goodbye) => return None,
+                Received::Message(Message::Released { ticket }) => self.take_back(ticket),
+                Received::Message(Message::Placed { ticket, offset, header }) => {
+                    self.receive(ticket, offset, &header, incoming).await.map(|arrival| {
+                        if let Some(arrival) = arrival {
+                            // There is room: what waits here is in flight.
+                            let _ = arrivals.try_send(arrival);
+                        }
+                    })
+                }
+            };
+            if let Err(misbehaviour) = handled {
+                return Some(CloseReason::PeerMisbehaved(misbehaviour));
+            }
+        }
+    }
+
+    fn take_back(&self, ticket: u32) -> Result<(), Misbehaviour> {
+        let was_out = self.lane.ring.take_back(ticket);
+        if was_out { Ok(()) } else { Err(malformed("it releases a tensor that is not in flight")) }
+    }
+
+    /// Checks a tensor and where it is said to lie. `None` if it came too late.
+    async fn receive(
+        &self,
+        ticket: u32,
+        offset: u64,
+        header_bytes: &[u8],
+        incoming: &Incoming,
+    ) -> Result<Option<Arrival>, Misbehaviour> {
+        let (header, payload_bytes) = decode_header(header_bytes)?;
+        let range = place(offset, payload_bytes)?;
+        let ticket = self.count_in(ticket, range.len())?;
+        if incoming.check(&header)? == Admitted::Late {
+            return Ok(None);
+        }
+        // What the peer wrote before it sent the message is seen from here on.
+        fence(Ordering::Acquire);
+        let (payload, ticket) = match header.name {
+            TensorName::HiddenState(_) => {
+                (Bytes::from_owner(InPlace { peer: Arc::clone(&self.peer), range, _ticket: ticket }), None)
+            }
+            // Some are checked after they came, some are kept for long.
+            _ => (self.copied(range).await, Some(ticket)),
+        };
+        let header_bytes = LENGTH_BYTES + header_bytes.len();
+        Ok(Some(Arrival { frame: TensorFrame { header, payload }, header_bytes, ticket }))
+    }
+
+    /// Counts a tensor as in flight. Honest peers know the bounds.
+    fn count_in(&self, number: u32, bytes: usize) -> Result<Ticket, Misbehaviour> {
+        let in_flight = Arc::clone(&self.in_flight);
+        let tensors = in_flight.tensors.fetch_add(1, Ordering::Relaxed) + 1;
+        let all_bytes = in_flight.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let ticket = Ticket { number, bytes, in_flight, outbox: self.lane.outbox.clone() };
+        if tensors > TENSORS_IN_FLIGHT || all_bytes > RING_BYTES {
+            return Err(malformed("it places more than may be in flight"));
+        }
+        Ok(ticket)
+    }
+
+    async fn copied(&self, range: Range<usize>) -> Bytes {
+        let mut copy = vec![0; range.len()];
+        copy_in_turns(self.peer.bytes(range), &mut copy).await;
+        copy.into()
+    }
+}
+
+/// Where a payload lies, if it lies in the ring.
+fn place(offset: u64, payload_bytes: u64) -> Result<Range<usize>, Misbehaviour> {
+    let end = offset.checked_add(payload_bytes).filter(|&end| end <= RING_BYTES as u64);
+    match end {
+        Some(end) => Ok(offset as usize..end as usize),
+        None => Err(malformed("it places a tensor outside of the ring")),
+    }
+}
+
+impl AsRef<[u8]> for InPlace {
+    fn as_ref(&self) -> &[u8] {
+        self.peer.bytes(self.range.clone())
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // Before the peer can know, who may then send the next.
+        self.in_flight.tensors.fetch_sub(1, Ordering::Relaxed);
+        self.in_flight.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        // There is room for every tensor in flight. Fails when the lane has ended, and for a peer that does not read.
+        let _ = self.outbox.try_send(Message::Released { ticket: self.number });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_place_is_in_the_ring_or_refused(offset in any::<u64>(), near in 0..=RING_BYTES as u64, bytes in 0u64..=1 << 30) {
+            for offset in [offset, near] {
+                match place(offset, bytes) {
+                    Ok(range) => prop_assert!(range.end <= RING_BYTES && range.len() as u64 == bytes),
+                    Err(_) => prop_assert!(offset.saturating_add(bytes) > RING_BYTES as u64),
+                }
+            }
+        }
+    }
+}
