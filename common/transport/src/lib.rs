@@ -7,12 +7,14 @@
 //! - `shm`: memory that two processes of one host share, for the tensors of their QUIC link.
 //! - [`network`]: how actors reach other processes, whatever carries the links; simulated clusters.
 //! - [`faulty`]: a network that misbehaves on purpose, for tests.
+//! - [`bench`]: what carries tensors how fast on this machine.
 //!
 //! Control frames are opaque bytes here; tensors are a header and raw bytes. This crate knows neither jobs nor plans:
 //! what may come in is decided by an [`Admission`](link::Admission) that the user of a link gives.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bench;
 pub mod faulty;
 pub mod identity;
 pub mod in_process;
