@@ -1,7 +1,9 @@
-//! `bench`: what parallelism brings on this machine, measured against one worker in the same run; and what one device does, kernel by kernel.
+//! `bench`: what parallelism brings on this machine, measured against one worker in the same run; what one device does,
+//! kernel by kernel; and what carries tensors how fast.
 
 mod device;
 mod hardware;
+mod links;
 mod median;
 mod report;
 
@@ -14,6 +16,7 @@ use asyncdiff_model::formula;
 use asyncdiff_plan::{Rank, Wishes};
 
 pub use device::{Case, DeviceBench, DeviceReport};
+pub use links::{LinksReport, measure_links};
 pub use report::{PipelineReport, WorkerWeights};
 
 use crate::actors::Limits;

@@ -1,4 +1,4 @@
-//! `coordinator bench`: what parallelism brings on this machine, and what one device does.
+//! `coordinator bench`: what parallelism brings on this machine, what one device does, and what carries tensors how fast.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use asyncdiff_plan::{Cut, CutShape, Wishes};
 use clap::builder::PossibleValue;
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::bench::{Case, DeviceBench, PipelineBench};
+use crate::bench::{Case, DeviceBench, PipelineBench, measure_links};
 use crate::cli::{DtypeArg, Failure, note, print_line};
 
 /// Arguments of `bench`.
@@ -24,6 +24,8 @@ pub(crate) struct BenchArgs {
 enum Benchmark {
     /// One device, kernel by kernel, against its measured peak and, where there is a Python with it, against PyTorch
     Device(DeviceArgs),
+    /// What carries tensors: shared memory and QUIC, against a copy of memory and against TCP with TLS
+    Links(LinksArgs),
     /// Two workers against one, on a UNet of 64/128/256/256 channels with synthetic weights at 32x32 latents
     Pipeline(PipelineArgs),
 }
@@ -53,6 +55,17 @@ struct DeviceArgs {
     /// How often PyTorch is timed, alternating with ours
     #[arg(long, default_value = "1", requires = "torch")]
     repeats: NonZeroUsize,
+
+    /// Print JSON instead of Markdown tables
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct LinksArgs {
+    /// How long each carrier is measured at each size
+    #[arg(long, default_value = "3", value_parser = parse_seconds)]
+    seconds: Duration,
 
     /// Print JSON instead of Markdown tables
     #[arg(long)]
@@ -108,6 +121,7 @@ impl ValueEnum for Case {
 pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
     let text = match args.what {
         Benchmark::Device(args) => device(args).await?,
+        Benchmark::Links(args) => links(args).await?,
         Benchmark::Pipeline(args) => pipeline(args).await?,
     };
     print_line(text.trim_end())?;
@@ -125,6 +139,12 @@ async fn device(args: DeviceArgs) -> Result<String, Failure> {
     };
     let measured = tokio::task::spawn_blocking(move || bench.run(&note)).await.map_err(Failure::operator)?;
     let report = measured.map_err(|error| Failure::operator(format!("{error:#}")))?;
+    if args.json { serde_json::to_string_pretty(&report).map_err(Failure::operator) } else { Ok(report.markdown()) }
+}
+
+async fn links(args: LinksArgs) -> Result<String, Failure> {
+    let measured = tokio::task::spawn_blocking(move || measure_links(args.seconds, &note)).await;
+    let report = measured.map_err(Failure::operator)?.map_err(Failure::operator)?;
     if args.json { serde_json::to_string_pretty(&report).map_err(Failure::operator) } else { Ok(report.markdown()) }
 }
 
