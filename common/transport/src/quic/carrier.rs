@@ -53,16 +53,17 @@ enum LaneStart {
 #[derive(Clone)]
 pub(super) struct Carriers {
     runtime: Handle,
+    control: Handle,
     shared_memory: SharedMemory,
     stopping: watch::Sender<bool>,
     open_links: watch::Sender<usize>,
 }
 
 impl Carriers {
-    /// Carries links on the current runtime.
-    pub(super) fn new(shared_memory: SharedMemory) -> Self {
+    /// Carries links on the current runtime, but for their control frames.
+    pub(super) fn new(control: &Handle, shared_memory: SharedMemory) -> Self {
         let (runtime, stopping, open_links) = (Handle::current(), watch::Sender::new(false), watch::Sender::new(0));
-        Self { runtime, shared_memory, stopping, open_links }
+        Self { runtime, control: control.clone(), shared_memory, stopping, open_links }
     }
 
     pub(super) fn runtime(&self) -> &Handle {
@@ -93,7 +94,13 @@ impl Carriers {
                 LaneStart::Open(reader, writer)
             }
         };
-        self.runtime.spawn(carry(connections, lane, outgoing, incoming, (self.stopping.subscribe(), guard)));
+        self.runtime.spawn(carry(
+            connections,
+            lane,
+            outgoing,
+            incoming,
+            (self.control.clone(), self.stopping.subscribe(), guard),
+        ));
         link
     }
 
@@ -113,12 +120,12 @@ async fn carry(
     lane: LaneStart,
     outgoing: Outgoing,
     incoming: Incoming,
-    (mut stopping, _guard): (watch::Receiver<bool>, CarrierGuard),
+    (control_runtime, mut stopping, _guard): (Handle, watch::Receiver<bool>, CarrierGuard),
 ) {
     let Connections { control, control_streams: (send, receive), data, .. } = connections;
     let core = Arc::clone(&outgoing.core);
     let mut readers = JoinSet::new();
-    readers.spawn(control::read(receive, incoming.clone()));
+    readers.spawn_on(control::read(receive, incoming.clone()), &control_runtime);
     readers.spawn(data::read(data.clone(), incoming.clone()));
     let mut lane_writer = JoinSet::new();
     let (answer, offer) = match lane {
@@ -131,7 +138,8 @@ async fn carry(
         }
     };
     let mut writers = JoinSet::new();
-    writers.spawn(write_control(Arc::clone(&core), answer, outgoing.control, ToStream(send)));
+    let writing = write_control(Arc::clone(&core), answer, outgoing.control, ToStream(send));
+    writers.spawn_on(writing, &control_runtime);
     writers.spawn(write_tensors(Arc::clone(&core), outgoing.tensors, ToStreams::new(Arc::clone(&core), data.clone())));
     let accepting_lane = accept_lane(offer, incoming, &mut readers, &mut lane_writer);
 

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
-    TransportConfig, VarInt, congestion,
+    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
+    congestion,
 };
+use tokio::runtime::Handle;
 
 use super::config::{Congestion, LinkTiming, QuicConfig};
+use super::driver::Driver;
 use super::node::StartError;
 use super::protocol::Protocol;
 use super::socket::{self, MAX_DATAGRAM_BYTES, SOCKET_BUFFER_BYTES};
@@ -47,8 +49,8 @@ pub(super) struct Endpoints {
 }
 
 impl Endpoints {
-    /// Opens both. Must be called on the runtime that will drive them.
-    pub(super) fn open(config: &QuicConfig) -> Result<Self, StartError> {
+    /// Opens both: that for control is driven by the given runtime, that for data by the current one.
+    pub(super) fn open(config: &QuicConfig, control: &Handle) -> Result<Self, StartError> {
         let control_transport = Arc::new(control_transport(&config.timing)?);
         let data_transport = Arc::new(data_transport(config)?);
         let dial = |protocol: Protocol, transport: &Arc<TransportConfig>| -> Result<ClientConfig, StartError> {
@@ -73,19 +75,26 @@ impl Endpoints {
         Ok(Self {
             dial_control: dial(Protocol::Control, &control_transport)?,
             dial_data: dial(Protocol::Data, &data_transport)?,
-            control: open_endpoint(config.control_address, Some(accept_control))?,
-            data: open_endpoint(config.data_address, Some(accept_data))?,
+            control: open_endpoint(config.control_address, Some(accept_control), control)?,
+            data: open_endpoint(config.data_address, Some(accept_data), &Handle::current())?,
         })
     }
 }
 
 /// One endpoint, on a socket of our own making.
-pub(super) fn open_endpoint(address: SocketAddr, accept: Option<ServerConfig>) -> Result<Endpoint, StartError> {
+pub(super) fn open_endpoint(
+    address: SocketAddr,
+    accept: Option<ServerConfig>,
+    runtime: &Handle,
+) -> Result<Endpoint, StartError> {
+    let driver = Arc::new(Driver(runtime.clone()));
+    // The endpoint's own task is started where this is called.
+    let _entered = runtime.enter();
     let failed = |source: io::Error| StartError::Socket { address, source };
-    let socket = socket::open(address).map_err(failed)?;
+    let socket = socket::open(address, &driver).map_err(failed)?;
     let mut endpoint_config = EndpointConfig::default();
     endpoint_config.max_udp_payload_size(MAX_DATAGRAM_BYTES).map_err(unusable)?;
-    Endpoint::new_with_abstract_socket(endpoint_config, accept, socket, Arc::new(TokioRuntime)).map_err(failed)
+    Endpoint::new_with_abstract_socket(endpoint_config, accept, socket, driver).map_err(failed)
 }
 
 pub(super) fn client_config(

@@ -15,6 +15,8 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use super::config::LinkTiming;
+use tokio::runtime::Handle;
+
 use super::endpoint::{client_config, control_transport, open_endpoint};
 use super::failure::{FAREWELL_CODE, Failure, classify};
 use super::node::StartError;
@@ -168,7 +170,7 @@ async fn attempt(
 /// An endpoint for one enrolment: without a certificate, trusting the token's cluster alone.
 fn anonymous_endpoint(token: &JoinToken, address: SocketAddr) -> Result<Endpoint, StartError> {
     let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let mut endpoint = open_endpoint(SocketAddr::new(any, 0), None)?;
+    let mut endpoint = open_endpoint(SocketAddr::new(any, 0), None, &Handle::current())?;
     let tls = tls::pinned_client_config(token.authority, Protocol::Enrol.name(WIRE_VERSION))?;
     let transport = Arc::new(control_transport(&LinkTiming::default())?);
     endpoint.set_default_client_config(client_config(tls, transport)?);

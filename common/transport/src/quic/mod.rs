@@ -8,8 +8,8 @@
 //!
 //! Two connections per peer, each on an endpoint of its own, because QUIC's send window is shared by all streams of a
 //! connection: behind bulk, a control message waited up to 168 ms on the same connection and 13 ms on its own.
-//! Endpoints run on an OS thread of their own, so that a compute kernel that blocks an actor's thread does not starve
-//! keep-alives.
+//! Each endpoint runs on an OS thread of its own: a compute kernel that blocks an actor's thread does not starve
+//! keep-alives, and neither does bulk.
 //!
 //! How a link is made: the dialler opens both connections, the control stream and one data stream, and writes the
 //! link's random number on both. The acceptor pairs the two by the number *and* the certificate's name, and answers on
@@ -21,6 +21,7 @@ mod config;
 mod control;
 mod data;
 mod dial;
+mod driver;
 mod endpoint;
 mod enrol;
 mod failure;

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use quinn::udp::{RecvMeta, Transmit};
-use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
+use quinn::{AsyncUdpSocket, Runtime, UdpPoller};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::driver::Driver;
 
 /// Bytes asked for a socket's receive and send buffers. A burst of one stream window must fit, or the kernel drops
 /// packets that the network had already carried.
@@ -22,8 +24,8 @@ pub(super) const MAX_DATAGRAM_BYTES: u16 = 8952;
 /// The most bytes of one UDP send, however many segments it is cut into.
 const MAX_SEND_BYTES: usize = 65_507;
 
-/// Opens a socket of the given address and wraps it for quinn. Must be called on the runtime that will use it.
-pub(super) fn open(address: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+/// Opens a socket of the given address and wraps it for quinn.
+pub(super) fn open(address: SocketAddr, driver: &Driver) -> io::Result<Arc<dyn AsyncUdpSocket>> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         // Where a system cannot do both, IPv6 alone still serves.
@@ -44,7 +46,7 @@ pub(super) fn open(address: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
     }
     socket.bind(&address.into())?;
     socket.set_nonblocking(true)?;
-    Ok(Arc::new(CappedSocket(TokioRuntime.wrap_udp_socket(socket.into())?)))
+    Ok(Arc::new(CappedSocket(driver.wrap_udp_socket(socket.into())?)))
 }
 
 /// A socket that never puts more into one send than UDP allows.

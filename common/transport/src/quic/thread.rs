@@ -1,4 +1,4 @@
-//! The thread on which a process's endpoints and all their links live.
+//! The thread on which a process's data endpoint and all its links live; that of the control endpoint hangs on it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use super::accept::{self, Acceptor};
 use super::carrier::Carriers;
 use super::config::QuicConfig;
+use super::driver::ControlThread;
 use super::endpoint::Endpoints;
 use super::failure::FAREWELL_CODE;
 use super::node::{IncomingLink, StartError};
@@ -37,7 +38,7 @@ pub(super) struct Started {
     pub(super) incoming: mpsc::Receiver<IncomingLink>,
 }
 
-/// The thread's body: a runtime of its own for both endpoints and all their links.
+/// The thread's body: a runtime of its own for the data endpoint and the links, and another thread for the control endpoint.
 pub(super) fn run(
     config: QuicConfig,
     started: oneshot::Sender<Result<Started, StartError>>,
@@ -51,15 +52,22 @@ pub(super) fn run(
             return;
         }
     };
-    runtime.block_on(async {
-        let endpoints = match Endpoints::open(&config) {
+    let control_thread = match ControlThread::start() {
+        Ok(thread) => thread,
+        Err(source) => {
+            let _ = started.send(Err(StartError::Thread { source }));
+            return;
+        }
+    };
+    runtime.block_on(async move {
+        let endpoints = match Endpoints::open(&config, control_thread.handle()) {
             Ok(endpoints) => endpoints,
             Err(error) => {
                 let _ = started.send(Err(error));
                 return;
             }
         };
-        let carriers = Carriers::new(config.shared_memory);
+        let carriers = Carriers::new(control_thread.handle(), config.shared_memory);
         let (links, incoming) = mpsc::channel(WAITING_LINKS);
         let acceptor = Arc::new(Acceptor { config, pairing: Pairing::default(), carriers: carriers.clone(), links });
         let mut acceptors = JoinSet::new();
@@ -71,7 +79,8 @@ pub(super) fn run(
         }
         match stop.await {
             #[cfg(test)]
-            Ok(Stop::Killed) => {}
+            // Nothing may be said on the control connections either.
+            Ok(Stop::Killed) => drop(control_thread),
             // The sender lives in the node, which signals when it is dropped.
             Ok(Stop::Orderly) | Err(_) => {
                 acceptors.abort_all();

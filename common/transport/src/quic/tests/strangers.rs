@@ -6,6 +6,7 @@ use std::sync::Arc;
 use asyncdiff_common::codec;
 use asyncdiff_common::wire::{DType, TensorHeader};
 use quinn::Connection;
+use tokio::runtime::Handle;
 
 use super::{Cluster, join_openly};
 use crate::PeerName;
@@ -41,7 +42,7 @@ impl Stranger {
     async fn new() -> Self {
         let cluster = Cluster::new();
         let node = cluster.worker("b").await;
-        let endpoints = Endpoints::open(&cluster.config(cluster.identity("a"))).unwrap();
+        let endpoints = Endpoints::open(&cluster.config(cluster.identity("a")), &Handle::current()).unwrap();
         let target = Target {
             peer: PeerName::worker("b").unwrap(),
             control_address: node.control_address(),
@@ -186,7 +187,7 @@ async fn a_peer_of_another_version_is_named_as_such() {
 async fn half_a_link_is_given_up_at_the_deadline() {
     let cluster = Cluster::impatient();
     let node = cluster.worker("b").await;
-    let endpoints = Endpoints::open(&cluster.config(cluster.identity("a"))).unwrap();
+    let endpoints = Endpoints::open(&cluster.config(cluster.identity("a")), &Handle::current()).unwrap();
     let name = PeerName::worker("b").unwrap().dns_name();
     let connection = endpoints.control.connect_with(endpoints.dial_control, node.control_address(), &name).unwrap();
     let connection = within(connection).await.unwrap();

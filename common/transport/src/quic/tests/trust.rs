@@ -18,7 +18,7 @@ use crate::quic::{ConnectError, QuicNode};
 
 /// A bare connection, as somebody with other software makes it.
 async fn connect(tls: rustls::ClientConfig, address: SocketAddr, name: &PeerName) -> Result<Connection, Failure> {
-    let mut endpoint = open_endpoint(SocketAddr::new(LOOPBACK, 0), None).unwrap();
+    let mut endpoint = open_endpoint(SocketAddr::new(LOOPBACK, 0), None, &tokio::runtime::Handle::current()).unwrap();
     let transport = control_transport(&LinkTiming::default()).unwrap();
     endpoint.set_default_client_config(client_config(tls, Arc::new(transport)).unwrap());
     endpoint.connect(address, &name.dns_name()).unwrap().await.map_err(|error| classify(&error))
