@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
-    congestion,
+    AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
+    TransportConfig, VarInt, congestion,
 };
 use tokio::runtime::Handle;
 
@@ -35,6 +35,14 @@ const DATA_INITIAL_WINDOW_BYTES: u64 = 512 << 10;
 /// A first guess of the round trip's time, for how soon a lost first packet is repeated. The default, 333 ms, is the
 /// Internet's.
 const INITIAL_ROUND_TRIP: Duration = Duration::from_millis(10);
+
+/// Packets of bulk that a receiver may take before it acknowledges them. Each acknowledgement costs both sides a packet and a
+/// system call; quinn's default is one for every second packet. A congestion window is hundreds of packets, so that it
+/// still hears of losses many times in a round trip.
+const PACKETS_PER_ACKNOWLEDGEMENT: u32 = 30;
+
+/// How long the acknowledgement of fewer packets may wait: the last packets of a tensor.
+const ACKNOWLEDGEMENT_DELAY: Duration = Duration::from_millis(5);
 
 /// Handshakes that an endpoint keeps waiting before it refuses more.
 const WAITING_HANDSHAKES: usize = 64;
@@ -123,6 +131,10 @@ pub(super) fn control_transport(timing: &LinkTiming) -> Result<TransportConfig, 
 fn data_transport(config: &QuicConfig) -> Result<TransportConfig, StartError> {
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(MAX_DATAGRAM_BYTES);
+    let mut acknowledgements = AckFrequencyConfig::default();
+    acknowledgements
+        .ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACKNOWLEDGEMENT))
+        .max_ack_delay(Some(ACKNOWLEDGEMENT_DELAY));
     let mut transport = TransportConfig::default();
     transport
         .max_idle_timeout(Some(IdleTimeout::try_from(config.timing.data_idle).map_err(unusable)?))
@@ -138,7 +150,8 @@ fn data_transport(config: &QuicConfig) -> Result<TransportConfig, StartError> {
         .send_window(DATA_SEND_WINDOW_BYTES)
         // One tensor after the other: the first is complete sooner, the last no later.
         .send_fairness(false)
-        .mtu_discovery_config(Some(discovery));
+        .mtu_discovery_config(Some(discovery))
+        .ack_frequency_config(Some(acknowledgements));
     match config.congestion {
         Congestion::Bbr => {
             let mut bbr = congestion::BbrConfig::default();
