@@ -24,6 +24,11 @@ pub(super) const MAX_DATAGRAM_BYTES: u16 = 8952;
 /// The most bytes of one UDP send, however many segments it is cut into.
 const MAX_SEND_BYTES: usize = 65_507;
 
+/// What quinn multiplies the largest payload with for the size of one receive buffer, of which it has 32. All segments of
+/// one receive together are below 64 KiB, however small each is: this many of the largest hold them, and the 64 that the
+/// kernel may join would spread the buffers over 18 MiB.
+const RECEIVE_SEGMENTS: usize = (u16::MAX / MAX_DATAGRAM_BYTES + 1) as usize;
+
 /// Opens a socket of the given address and wraps it for quinn.
 pub(super) fn open(address: SocketAddr, driver: &Driver) -> io::Result<Arc<dyn AsyncUdpSocket>> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
@@ -82,7 +87,7 @@ impl AsyncUdpSocket for CappedSocket {
     }
 
     fn max_receive_segments(&self) -> usize {
-        self.0.max_receive_segments()
+        self.0.max_receive_segments().min(RECEIVE_SEGMENTS)
     }
 
     fn may_fragment(&self) -> bool {
