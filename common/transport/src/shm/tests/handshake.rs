@@ -1,11 +1,14 @@
 //! How memory comes to be shared, or not.
 
+#![allow(unsafe_code)]
+
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::thread::UnshareFlags;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -46,6 +49,22 @@ async fn an_offer_of_another_host_or_one_that_was_withdrawn_is_refused_at_once()
     let refused = within(take_up(&offer)).await.err().unwrap();
     assert!(matches!(&refused, HandshakeError::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused));
     assert!(start.elapsed() < Duration::from_millis(400), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_process_of_another_network_namespace_does_not_find_the_socket() {
+    let offer = Offer::new().unwrap();
+    let wire = offer.to_wire();
+    let elsewhere = std::thread::spawn(move || {
+        // SAFETY: only this thread gets another network namespace; no memory and no descriptor is concerned.
+        let left = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) };
+        // Only the system's administrator may.
+        left.ok()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Some(runtime.block_on(take_up(&wire)))
+    });
+    let Some(refused) = elsewhere.join().unwrap() else { return println!("not allowed to make a namespace: skipped") };
+    assert!(matches!(refused, Err(HandshakeError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused));
 }
 
 #[tokio::test(start_paused = true)]
