@@ -164,6 +164,8 @@ pub struct JobSummary {
     pub bytes_per_step: f64,
     /// What the plan predicted for them.
     pub predicted_bytes_per_step: f64,
+    /// How hidden states travelled after the warm-up: such as `delta8`, or by edge where edges differ.
+    pub encoding: String,
     /// Bytes of parameters resident at each rank.
     pub resident_bytes: Vec<u64>,
     /// Peak resident memory of each rank's process.

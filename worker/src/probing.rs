@@ -130,7 +130,14 @@ impl Probes {
         let (start, busy_before) = (Instant::now(), processor_time());
         for number in numbers.clone() {
             let name = TensorName::Probe(number);
-            let header = TensorHeader { job: JobId(0), epoch: Epoch(0), name, shape: vec![bytes], dtype: DType::U8 };
+            let header = TensorHeader {
+                job: JobId(0),
+                epoch: Epoch(0),
+                name,
+                shape: vec![bytes],
+                dtype: DType::U8,
+                delta: None,
+            };
             link.send_tensor(TensorFrame { header, payload: payload.clone() }).await?;
         }
         let (mut missing, mut last) = (count, start);

@@ -20,15 +20,6 @@ pub(crate) fn from_bytes(payload: &[u8], shape: &[u32], kernels: &Kernels) -> Re
     kernels.value(&shape, &floats_from_bytes(payload))
 }
 
-/// A hidden state of a peer: what [`Value::to_bytes`] made there.
-///
-/// # Shapes
-/// - returns: `shape`
-pub(crate) fn from_peer(payload: &[u8], shape: &[u32], kernels: &Kernels) -> Result<Value, ModelError> {
-    let shape: Vec<usize> = shape.iter().map(|&axis| axis as usize).collect();
-    kernels.value_from_bytes(&shape, payload)
-}
-
 /// Floats from their bytes.
 pub(crate) fn floats_from_bytes(payload: &[u8]) -> Vec<f32> {
     payload.as_chunks().0.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect()
@@ -73,7 +64,7 @@ mod tests {
                 let back = from_bytes(&travelled, &shape_of(&part.shape()), &kernels).unwrap();
                 assert_eq!(back.shape(), part.shape());
                 assert_eq!(back.to_elements().unwrap(), part.to_elements().unwrap());
-                let peer = from_peer(&part.to_bytes().unwrap(), &shape_of(&part.shape()), &kernels).unwrap();
+                let peer = kernels.value_from_bytes(&part.shape(), &part.to_bytes().unwrap()).unwrap();
                 assert_eq!(peer.to_elements().unwrap(), part.to_elements().unwrap());
             }
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use asyncdiff_common::wire::{RankReport, TraceKind, WorkerFailure, WorkerReply, WorkerRequest};
 use asyncdiff_model::component::layer_memory;
 use asyncdiff_model::kernels::Kernels;
-use asyncdiff_plan::{CutShape, Guidance, JobId, Schedule, WarmUpBatch};
+use asyncdiff_plan::{CutShape, Encoding, Guidance, JobId, Schedule, WarmUpBatch};
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::network::SimulatedNetwork;
 use asyncdiff_worker::{DeviceKind, LayerTime, WorkerConfig};
@@ -84,6 +84,21 @@ async fn a_nested_cut_with_a_stride_computes_the_bits_of_one_thread() {
 async fn guidance_halves_in_lanes_compute_the_bits_of_one_thread() {
     let split = Schedule { guidance: Guidance::Split, warm_up_batch: WarmUpBatch::Halves, ..schedule(4, 1, 1) };
     check_bits(TinyJob::new(2, 2, CutShape::Contiguous, split)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_encoding_computes_the_bits_of_one_thread() {
+    for encoding in Encoding::ALL {
+        check_bits(TinyJob::new(2, 2, CutShape::Nested, schedule(5, 1, 2)).encoded(encoding)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn differences_from_two_halves_compute_the_bits_of_one_thread() {
+    let halves = Schedule { guidance: Guidance::Batched, warm_up_batch: WarmUpBatch::Halves, ..schedule(6, 1, 1) };
+    let job = TinyJob::new(2, 2, CutShape::Contiguous, halves).encoded(Encoding::Delta8);
+    assert!(job.placed.transfers.iter().any(|transfer| transfer.delta().is_some()));
+    check_bits(job).await;
 }
 
 #[tokio::test]

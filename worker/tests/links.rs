@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use asyncdiff_common::wire::{DType, TensorHeader, TensorName, ToCoordinator, ToWorker, WorkerRequest};
-use asyncdiff_plan::{CutShape, Epoch, JobId, StepIndex};
+use asyncdiff_plan::{CutShape, Delta, DeltaBits, Encoding, Epoch, JobId, Rank, StepIndex};
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::link::{AdmitEverything, CloseReason, Farewell, Misbehaviour, Refusal, TensorFrame};
 use asyncdiff_transport::network::{Network, SimulatedNetwork};
 use asyncdiff_worker::{Membership, WorkerConfig, WorkerError};
-use support::denoiser::{LATENTS, TinyJob, schedule};
+use support::denoiser::{LATENTS, ROWS, TinyJob, schedule};
 use support::fake_coordinator::{Event, FakeCoordinator};
 use support::{TestWorker, simulated};
 use tokio::sync::watch;
@@ -31,7 +31,7 @@ async fn joined() -> (SimulatedNetwork, FakeCoordinator, TestWorker, PeerName) {
 
 fn latents(job: JobId, epoch: u32, shape: &[u32]) -> TensorFrame {
     let name = TensorName::Latents(StepIndex(0));
-    let header = TensorHeader { job, epoch: Epoch(epoch), name, shape: shape.to_vec(), dtype: DType::F32 };
+    let header = TensorHeader { job, epoch: Epoch(epoch), name, shape: shape.to_vec(), dtype: DType::F32, delta: None };
     let elements: u32 = shape.iter().product();
     TensorFrame { header, payload: vec![0; 4 * elements as usize].into() }
 }
@@ -55,12 +55,58 @@ async fn tensors_that_the_plan_does_not_have_are_refused() {
     let wrong_shape = refusal_of(latents(JOB, 1, &[2, 4, 8, 9])).await;
     assert_eq!(wrong_shape, Refusal::WrongShape { expected: LATENTS.to_vec(), found: vec![2, 4, 8, 9] });
     assert_eq!(refusal_of(latents(JOB, 2, &LATENTS)).await, Refusal::Unexpected);
+    let mut differences = latents(JOB, 1, &LATENTS);
+    let found = Some(Delta { bits: DeltaBits::Eight, base: StepIndex(0) });
+    differences.header.delta = found;
+    differences.payload = vec![0; differences.header.payload_bytes().unwrap() as usize].into();
+    assert_eq!(refusal_of(differences).await, Refusal::WrongDelta { expected: None, found });
     let mut weight = latents(JOB, 1, &LATENTS);
     weight.header.name = TensorName::Weight([1; 32]);
     assert_eq!(refusal_of(weight).await, Refusal::Unexpected);
     let mut prediction = latents(JOB, 1, &LATENTS);
     prediction.header.name = TensorName::NoisePrediction(StepIndex(0), asyncdiff_plan::Lane::Whole);
     assert_eq!(refusal_of(prediction).await, Refusal::Unexpected);
+}
+
+/// Why a worker refused a hidden state of a peer that is not quite what the plan says; `change` spoils it.
+async fn refusal_from_peer(change: impl FnOnce(&mut TensorHeader)) -> Refusal {
+    let (hub, mut coordinator, worker, name) = joined().await;
+    let sender_worker = TestWorker::start(&hub, "w1", simulated());
+    let sender = coordinator.welcome().await;
+    let job = TinyJob::new(2, 2, CutShape::Contiguous, schedule(4, 1, 1)).encoded(Encoding::Delta8);
+    let assignment = job.assignment(&mut coordinator, JOB, Rank(1), &[sender.clone(), name.clone()]);
+    let first = assignment.plan.receives.iter().find(|transfer| transfer.delta().is_some()).copied().unwrap();
+    assert!(coordinator.request(&name, WorkerRequest::Assign(Box::new(assignment))).await.is_ok());
+    sender_worker.stop().await.unwrap();
+    let process = hub.process(sender);
+    let link = process.connect(&worker.name, &process.endpoint(), Arc::new(AdmitEverything)).await.unwrap();
+    let row = &job.program.program.layer(first.instance.value.layer()).writes.shape;
+    let shape: Vec<u32> = std::iter::once(ROWS).chain(row.iter().copied()).collect();
+    let name = TensorName::HiddenState(first.instance);
+    let (job, epoch, dtype, delta) = (JOB, Epoch(1), DType::F32, first.delta());
+    let mut header = TensorHeader { job, epoch, name, shape, dtype, delta };
+    change(&mut header);
+    let payload = vec![0; header.payload_bytes().unwrap() as usize].into();
+    link.sender.send_tensor(TensorFrame { header, payload }).await.unwrap();
+    match link.sender.closed().await {
+        CloseReason::AccusedByPeer(Misbehaviour::Refused { refusal, .. }) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hidden_states_in_another_encoding_or_of_another_base_than_the_plans_are_refused() {
+    let planned = Some(Delta { bits: DeltaBits::Eight, base: StepIndex(0) });
+    for found in [
+        None,
+        Some(Delta { bits: DeltaBits::Four, base: StepIndex(0) }),
+        planned.map(|delta| Delta { base: StepIndex(1), ..delta }),
+    ] {
+        let refusal = refusal_from_peer(|header| header.delta = found).await;
+        assert_eq!(refusal, Refusal::WrongDelta { expected: planned, found });
+    }
+    let refusal = refusal_from_peer(|header| header.dtype = DType::F16).await;
+    assert_eq!(refusal, Refusal::WrongDType { expected: DType::F32, found: DType::F16 });
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 pub mod component;
+pub mod encodings;
 mod error;
 pub mod families;
 pub mod formula;

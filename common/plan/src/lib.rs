@@ -12,7 +12,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod balance;
+mod chain;
 mod draw;
+mod encoding;
 mod engine;
 mod ids;
 mod inbox;
@@ -27,7 +29,9 @@ mod program;
 mod schedule;
 
 pub use balance::{CutShape, Prices, Split, splits};
+pub use chain::{Chain, ChainError};
 pub use draw::draw;
+pub use encoding::{DELTA_GROUP, DELTA_SCALE_BYTES, Delta, DeltaBits, Encoding};
 pub use engine::{Command, DenoiseEngine, Event, JobFailure};
 pub use ids::{ComponentId, Epoch, InputId, JobId, LayerId, Rank, StepIndex, ValueId};
 pub use inbox::{Inbox, InboxError, Output, Source, Work};

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{ComponentId, Instance, Lane, LayerId, Plan, Rank, Run, RunId, Slot, StepIndex};
+use crate::encoding;
+use crate::{ComponentId, Encoding, Instance, Lane, LayerId, Plan, Rank, Run, RunId, Slot, StepIndex};
 
 /// A plan with a rank for every slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +17,10 @@ pub struct PlacedPlan {
     pub ranks: Vec<Rank>,
     /// Number of ranks that the job uses.
     pub world_size: u16,
-    /// What travels between ranks.
+    /// What travels between ranks, by value and step.
     pub transfers: Vec<Transfer>,
+    /// How hidden states travel after the warm-up: by who makes and who reads them.
+    pub encodings: BTreeMap<(ComponentId, Rank), Encoding>,
 }
 
 /// One tensor that one rank sends to another.
@@ -29,6 +32,11 @@ pub struct Transfer {
     pub from: Rank,
     /// Who reads it.
     pub to: Rank,
+    /// How its elements travel.
+    pub encoding: Encoding,
+    /// On an edge with differences: the version that the edge carried before for the same rows. Differences are from it; a tensor as
+    /// computed is taken after it. `None` for the first, and on every other edge.
+    pub base: Option<StepIndex>,
 }
 
 /// The part of a placed plan that one rank needs to know.
@@ -81,10 +89,29 @@ impl PlacedPlan {
             for &instance in run.reads.iter().flat_map(|read| &read.from) {
                 let writer = plan.partition.owner(instance.value.layer()).map(|owner| instance.written_by(owner));
                 let from = writer.and_then(|writer| rank_of.get(&writer));
-                transfers.extend(from.filter(|&&from| from != to).map(|&from| Transfer { instance, from, to }));
+                let travels = |&from: &Rank| Transfer { instance, from, to, encoding: Encoding::Full, base: None };
+                transfers.extend(from.filter(|&&from| from != to).map(travels));
             }
         }
-        Ok(Self { plan, ranks, world_size, transfers: transfers.into_iter().collect() })
+        let transfers: Vec<Transfer> = transfers.into_iter().collect();
+        let maker = |transfer: &Transfer| Some((plan.partition.owner(transfer.instance.value.layer())?, transfer.to));
+        let encodings = transfers.iter().filter_map(maker).map(|edge| (edge, Encoding::Full)).collect();
+        Ok(Self { plan, ranks, world_size, transfers, encodings })
+    }
+
+    /// The same plan with hidden states that travel as `encoding` says for each edge, warm-up steps as computed.
+    #[must_use]
+    pub fn encoded(mut self, encoding: impl Fn(ComponentId, Rank) -> Encoding) -> Self {
+        for ((from, to), chosen) in &mut self.encodings {
+            *chosen = encoding(*from, *to);
+        }
+        let (encodings, partition) = (&self.encodings, &self.plan.partition);
+        let of_edge = |transfer: &Transfer| {
+            let owner = partition.owner(transfer.instance.value.layer());
+            owner.and_then(|owner| encodings.get(&(owner, transfer.to))).copied().unwrap_or_default()
+        };
+        encoding::encode(&mut self.transfers, self.plan.schedule.warm_up_steps(), of_edge);
+        self
     }
 
     /// Spreads a plan over devices: each slot to the device that would finish it first, the heaviest slots first, so that components share

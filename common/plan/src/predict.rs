@@ -10,12 +10,16 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Command, ComponentId, DenoiseEngine, Event, Inbox, InputKind, Instance, Lane, LayerId, Links, Output, PlacedPlan,
-    Program, Rank, RunId, StepIndex, Work,
+    Command, ComponentId, DenoiseEngine, Encoding, Event, Inbox, InputKind, Instance, Lane, LayerId, Links, Output,
+    PlacedPlan, Program, Rank, RunId, StepIndex, Work,
 };
 
 /// Bytes of a tensor's header on the wire; the exact number differs by a few bytes with the digits of job and step.
 const HEADER_BYTES: u64 = 24;
+
+/// Seconds that encoding takes per byte of a hidden state as computed, and again decoding, at most: the slowest
+/// of `cargo bench -p asyncdiff-model --bench encodings` on one core of an AMD EPYC (Zen 5).
+const CODEC_SECONDS_PER_BYTE: f64 = 0.25e-9;
 
 /// Seconds of each layer of the program on a device of speed 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,6 +69,8 @@ pub struct Edge {
     pub from: ComponentId,
     /// Who receives it.
     pub to: Rank,
+    /// How it travels after the warm-up.
+    pub encoding: Encoding,
     /// Bytes per step, headers included.
     pub bytes_per_step: f64,
 }
@@ -126,11 +132,11 @@ pub fn predict(program: &Arc<Program>, placed: &PlacedPlan, costs: &Costs<'_>, o
     }
 }
 
-/// Bytes of an instance when it travels as computed, with its header.
+/// Bytes of an instance in an encoding, with its header.
 #[must_use]
-pub fn instance_bytes(program: &Program, instance: Instance, rows: u32) -> u64 {
+pub fn instance_bytes(program: &Program, instance: Instance, rows: u32, encoding: Encoding) -> u64 {
     let rows = instance.lane.rows(rows as usize).len() as u64;
-    program.layer(instance.value.layer()).writes.row_bytes() * rows + HEADER_BYTES
+    encoding.bytes(program.layer(instance.value.layer()).writes.row_elements() * rows) + HEADER_BYTES
 }
 
 fn edges(program: &Program, placed: &PlacedPlan, rows: u32) -> Vec<Edge> {
@@ -138,10 +144,15 @@ fn edges(program: &Program, placed: &PlacedPlan, rows: u32) -> Vec<Edge> {
     let mut bytes: std::collections::BTreeMap<(ComponentId, Rank), u64> = std::collections::BTreeMap::new();
     for transfer in &placed.transfers {
         if let Some(from) = placed.plan.partition.owner(transfer.instance.value.layer()) {
-            *bytes.entry((from, transfer.to)).or_insert(0) += instance_bytes(program, transfer.instance, rows);
+            *bytes.entry((from, transfer.to)).or_insert(0) +=
+                instance_bytes(program, transfer.instance, rows, transfer.encoding);
         }
     }
-    let edge = |((from, to), bytes): (_, u64)| Edge { from, to, bytes_per_step: bytes as f64 / steps };
+    let encoding = |edge| placed.encodings.get(&edge).copied().unwrap_or_default();
+    let edge = |((from, to), bytes): (_, u64)| {
+        let (encoding, bytes_per_step) = (encoding((from, to)), bytes as f64 / steps);
+        Edge { from, to, encoding, bytes_per_step }
+    };
     bytes.into_iter().map(edge).collect()
 }
 
@@ -152,6 +163,8 @@ struct Simulation<'a> {
     clock: f64,
     engine: DenoiseEngine,
     inboxes: Vec<Inbox<()>>,
+    /// How what travels does.
+    encodings: HashMap<(Instance, Rank), Encoding>,
     /// What each rank computes now.
     working: Vec<Option<Work<()>>>,
     /// By sender and receiver: when the link is free again.
@@ -192,6 +205,7 @@ impl<'a> Simulation<'a> {
             clock: 0.0,
             engine: DenoiseEngine::new(placed.clone(), Duration::MAX, origin),
             inboxes,
+            encodings: placed.transfers.iter().map(|sent| ((sent.instance, sent.to), sent.encoding)).collect(),
             working: ranks.iter().map(|_| None).collect(),
             links: HashMap::new(),
             due: BinaryHeap::new(),
@@ -271,17 +285,8 @@ impl<'a> Simulation<'a> {
         let Some(work) = self.working[rank.index()].take() else { return };
         match self.inboxes[rank.index()].complete(&work, ()) {
             Some(Output::HiddenState { instance, to, .. }) => {
-                let bytes = instance_bytes(self.program, instance, self.costs.rows) as f64;
                 for to in to {
-                    let cost = self.costs.links.cost(Some(rank), Some(to));
-                    for end in [rank, to] {
-                        self.owed[end.index()] += bytes * cost.busy_seconds_per_byte;
-                    }
-                    let free = self.links.entry((rank, to)).or_insert(0.0);
-                    let sent = free.max(self.clock) + bytes / cost.bytes_per_second;
-                    *free = sent;
-                    let time = sent + cost.latency_seconds;
-                    self.schedule(time, Happening::HiddenState { instance, from: rank, to });
+                    self.send(instance, rank, to);
                 }
             }
             Some(Output::NoisePrediction { step, lane, .. }) => {
@@ -290,6 +295,24 @@ impl<'a> Simulation<'a> {
             }
             None => {}
         }
+    }
+
+    fn send(&mut self, instance: Instance, from: Rank, to: Rank) {
+        let encoding = self.encodings.get(&(instance, to)).copied().unwrap_or_default();
+        let bytes = |encoding| instance_bytes(self.program, instance, self.costs.rows, encoding) as f64;
+        let codec_seconds = match encoding {
+            Encoding::Full => 0.0,
+            _ => bytes(Encoding::Full) * CODEC_SECONDS_PER_BYTE,
+        };
+        let (bytes, cost) = (bytes(encoding), self.costs.links.cost(Some(from), Some(to)));
+        for end in [from, to] {
+            self.owed[end.index()] += bytes * cost.busy_seconds_per_byte + codec_seconds;
+        }
+        let free = self.links.entry((from, to)).or_insert(0.0);
+        let sent = free.max(self.clock + codec_seconds) + bytes / cost.bytes_per_second;
+        *free = sent;
+        let time = sent + cost.latency_seconds + codec_seconds;
+        self.schedule(time, Happening::HiddenState { instance, from, to });
     }
 
     /// What a tensor to or from the coordinator takes. There is at most one per rank and step, so that none waits for another.

@@ -262,10 +262,16 @@ impl ValueSpec {
         Self { shape: shape.into(), element_bytes: 4 }
     }
 
+    /// Elements of one row of the batch.
+    #[must_use]
+    pub fn row_elements(&self) -> u64 {
+        self.shape.iter().map(|&axis| u64::from(axis)).product()
+    }
+
     /// Bytes of one row of the batch when it travels as computed.
     #[must_use]
     pub fn row_bytes(&self) -> u64 {
-        self.shape.iter().map(|&axis| u64::from(axis)).product::<u64>() * u64::from(self.element_bytes)
+        self.row_elements() * u64::from(self.element_bytes)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The header that precedes every tensor's raw bytes.
 
-use asyncdiff_plan::{Epoch, JobId};
+use asyncdiff_plan::{Delta, Epoch, JobId};
 use serde::{Deserialize, Serialize};
 
 /// The most axes a tensor may have: `[batch, frames, channels, height, width]` and one to spare.
@@ -21,8 +21,10 @@ pub struct TensorHeader {
     pub name: TensorName,
     /// All axes, the batch axis first.
     pub shape: Vec<u32>,
-    /// How the bytes are to be read.
+    /// What the elements are, or what they become when differences are added to their base.
     pub dtype: DType,
+    /// The bytes are differences from an earlier version of a hidden state, and not the elements themselves.
+    pub delta: Option<Delta>,
 }
 
 /// Which tensor it is.
@@ -91,13 +93,14 @@ impl DType {
 }
 
 impl TensorHeader {
-    /// Bytes that follow the header, or `None` if the shape has too many axes or is larger than [`TENSOR_LIMIT_BYTES`].
+    /// Bytes that follow the header, or `None` if the shape has too many axes or its elements take more than [`TENSOR_LIMIT_BYTES`].
     #[must_use]
     pub fn payload_bytes(&self) -> Option<u64> {
         if self.shape.len() > MAX_AXES {
             return None;
         }
         let elements = self.shape.iter().try_fold(1u64, |product, &axis| product.checked_mul(u64::from(axis)))?;
-        elements.checked_mul(self.dtype.bytes()).filter(|&bytes| bytes <= TENSOR_LIMIT_BYTES)
+        let whole = elements.checked_mul(self.dtype.bytes()).filter(|&bytes| bytes <= TENSOR_LIMIT_BYTES)?;
+        Some(self.delta.map_or(whole, |delta| delta.bits.bytes(elements)))
     }
 }

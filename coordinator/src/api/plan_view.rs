@@ -18,6 +18,7 @@ pub(super) fn plan_view(planned: &PlannedJob) -> PlanView {
     let edges = prediction.edges.iter().map(|edge| EdgeView {
         from: edge.from.to_string(),
         to: edge.to.to_string(),
+        encoding: edge.encoding,
         bytes_per_step: edge.bytes_per_step,
     });
     PlanView {

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use asyncdiff_plan::{JobId, Wishes};
+use asyncdiff_plan::{Encoding, JobId, Wishes};
 use serde::{Deserialize, Serialize};
 
 use super::ApiError;
@@ -169,6 +169,8 @@ pub struct EdgeView {
     pub from: String,
     /// Such as `r1`.
     pub to: String,
+    /// How hidden states travel on it after the warm-up, such as `full` or `delta8`.
+    pub encoding: Encoding,
     /// Bytes per step.
     pub bytes_per_step: f64,
 }

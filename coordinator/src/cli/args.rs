@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use asyncdiff_model::noise_scheduler::SchedulerKind;
-use asyncdiff_plan::{Cut, Prefer, TimeShift, Wishes};
+use asyncdiff_plan::{Cut, Encoding, Prefer, TimeShift, Wishes};
 use clap::{Args, ValueEnum};
 
 use super::Failure;
@@ -71,6 +71,10 @@ pub(crate) struct JobArgs {
     /// Compute the two halves of guidance on different workers: exact [default: by --prefer]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Plan")]
     split_guidance: Option<bool>,
+
+    /// How hidden states travel between workers after the warm-up: fewer bytes are less exact; auto is full unless links are too slow for it, and full with --prefer exact [default: auto]
+    #[arg(long, value_name = "ENCODING", help_heading = "Plan")]
+    encoding: Option<EncodingArg>,
 }
 
 /// What matters most.
@@ -84,6 +88,25 @@ enum Goal {
     Quality,
     /// The fastest: stride 2
     Speed,
+}
+
+/// How hidden states travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EncodingArg {
+    /// The least lossy one that is predicted to be no more than 3 % slower than the fastest
+    Auto,
+    /// As computed
+    Full,
+    /// Half precision
+    F16,
+    /// bfloat16
+    Bf16,
+    /// 8-bit differences from the step before
+    #[value(name = "delta8")]
+    Delta8,
+    /// 4-bit differences from the step before
+    #[value(name = "delta4")]
+    Delta4,
 }
 
 /// What the denoiser is computed in.
@@ -148,9 +171,23 @@ impl JobArgs {
                 time_shift,
                 split_guidance: self.split_guidance,
                 round_start: None,
+                encoding: self.encoding.and_then(EncodingArg::encoding),
             },
             dtype: self.dtype.map_or(Dtype::Auto, Dtype::from),
             trace: false,
+        }
+    }
+}
+
+impl EncodingArg {
+    fn encoding(self) -> Option<Encoding> {
+        match self {
+            Self::Auto => None,
+            Self::Full => Some(Encoding::Full),
+            Self::F16 => Some(Encoding::F16),
+            Self::Bf16 => Some(Encoding::Bf16),
+            Self::Delta8 => Some(Encoding::Delta8),
+            Self::Delta4 => Some(Encoding::Delta4),
         }
     }
 }

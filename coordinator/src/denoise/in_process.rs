@@ -9,10 +9,11 @@ use std::time::Instant;
 use asyncdiff_model::ModelError;
 use asyncdiff_model::checkpoint::Weights;
 use asyncdiff_model::component::Component;
+use asyncdiff_model::encodings::{Decoder, Encoded, Encoder, EncodingError};
 use asyncdiff_model::families::DenoiserProgram;
 use asyncdiff_model::kernels::{Kernels, Value};
 use asyncdiff_plan::{
-    ComponentId, Event, Inbox, InboxError, InputKind, JobFailure, Lane, Output, Rank, Source, StepIndex, Work,
+    ComponentId, Event, Inbox, InboxError, InputKind, Instance, JobFailure, Lane, Output, Rank, Source, StepIndex, Work,
 };
 use candle_core::Tensor;
 use thiserror::Error;
@@ -36,6 +37,9 @@ pub struct Parts<'a> {
 /// Why a job in one thread gave no latents.
 #[derive(Debug, Error)]
 pub enum InProcessError {
+    /// A hidden state could not be encoded, or not decoded: a bug of the plan.
+    #[error(transparent)]
+    Encoding(#[from] EncodingError),
     /// The plan sent a tensor to a rank that does not expect it: a bug of the plan.
     #[error(transparent)]
     Inbox(#[from] InboxError),
@@ -81,6 +85,9 @@ struct Ranks<'a> {
     latents_axes: Vec<usize>,
     rows: usize,
     inboxes: Vec<Inbox<Value>>,
+    /// Hidden states take the way over bytes here too, since what they lose on it is part of the plan.
+    encoders: Vec<Encoder>,
+    decoders: Vec<Decoder>,
     /// One copy of each component serves all ranks that run it.
     components: BTreeMap<ComponentId, Component>,
 }
@@ -101,6 +108,8 @@ impl<'a> Ranks<'a> {
             parts,
             latents_axes: std::iter::once(rows).chain(axes).collect(),
             rows,
+            encoders: placed.ranks().map(|rank| Encoder::new(&placed.part(rank), rows)).collect(),
+            decoders: placed.ranks().map(|rank| Decoder::new(&placed.part(rank))).collect(),
             inboxes: placed.ranks().map(|rank| Inbox::new(Arc::clone(program), placed.part(rank))).collect(),
             components,
         })
@@ -110,6 +119,16 @@ impl<'a> Ranks<'a> {
         let latents = self.parts.kernels.value(&self.latents_axes, &floats_from_bytes(payload))?;
         for rank in to {
             self.inboxes[rank.index()].insert_latents(step, latents.clone())?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, instance: Instance, from: Rank, to: Rank, tensor: &Value) -> Result<(), InProcessError> {
+        let (decoder, inbox) = (&mut self.decoders[to.index()], &mut self.inboxes[to.index()]);
+        for Encoded { transfer, shape, payload } in self.encoders[from.index()].encode(instance, to, tensor.clone())? {
+            for (instance, value) in decoder.decode(transfer.instance, shape, payload, self.parts.kernels)? {
+                inbox.insert(instance, from, value)?;
+            }
         }
         Ok(())
     }
@@ -128,7 +147,7 @@ impl<'a> Ranks<'a> {
                 None => {}
                 Some(Output::HiddenState { instance, to, tensor }) => {
                     for rank in to {
-                        self.inboxes[rank.index()].insert(instance, from, tensor.clone())?;
+                        self.send(instance, from, rank, &tensor)?;
                     }
                 }
                 Some(Output::NoisePrediction { step, lane, tensor }) => {

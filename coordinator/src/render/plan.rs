@@ -28,7 +28,8 @@ pub fn plan_text(plan: &PlanView) -> String {
     );
     let _ = writeln!(text, "{} per step travel between workers", format_bytes(plan.bytes_per_step));
     for edge in &plan.edges {
-        let _ = writeln!(text, "  {} → {}: {}", edge.from, edge.to, format_bytes(edge.bytes_per_step));
+        let bytes = format_bytes(edge.bytes_per_step);
+        let _ = writeln!(text, "  {} → {}: {bytes}, {}", edge.from, edge.to, edge.encoding);
     }
     for link in &plan.links {
         let (latency, speed) = (format_seconds(link.latency_seconds), format_bytes(link.bytes_per_second));
@@ -86,6 +87,8 @@ fn spans(component: &ComponentView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use asyncdiff_plan::Encoding;
+
     use crate::api::{EdgeView, LinkView};
 
     #[test]
@@ -110,7 +113,12 @@ mod tests {
             predicted_seconds: 5.0,
             alone_seconds: 9.0,
             bytes_per_step: 2048.0,
-            edges: vec![EdgeView { from: "c0".into(), to: "r1".into(), bytes_per_step: 2048.0 }],
+            edges: vec![EdgeView {
+                from: "c0".into(),
+                to: "r1".into(),
+                encoding: Encoding::Delta8,
+                bytes_per_step: 2048.0,
+            }],
             links: vec![LinkView {
                 from: "r0".into(),
                 to: "r1".into(),

@@ -34,7 +34,8 @@ pub fn run_report(summary: &JobSummary, alone: &Alone) -> String {
     table.add_row(["one worker alone".to_owned(), one]);
     let speed_up = alone_seconds / summary.denoise_seconds.max(f64::MIN_POSITIVE);
     table.add_row(["speed-up".to_owned(), format!("{speed_up:.2}x")]);
-    table.add_row(["bytes per step between workers".to_owned(), format_bytes(summary.bytes_per_step)]);
+    let bytes = format!("{} ({})", format_bytes(summary.bytes_per_step), summary.encoding);
+    table.add_row(["bytes per step between workers".to_owned(), bytes]);
     let coordinator = format_bytes(summary.coordinator_peak_memory_bytes as f64);
     table.add_row(["peak memory of the coordinator".to_owned(), coordinator]);
     for (rank, worker) in summary.workers.iter().enumerate() {
@@ -82,6 +83,7 @@ mod tests {
             alone_seconds: 3.0,
             bytes_per_step: 65536.0,
             predicted_bytes_per_step: 65000.0,
+            encoding: "delta8".into(),
             resident_bytes: vec![1 << 20, 1 << 21],
             peak_memory_bytes: vec![1 << 26],
             coordinator_peak_memory_bytes: 1 << 27,

@@ -7,7 +7,7 @@ use std::path::Path;
 use asyncdiff_common::wire::ComputeType;
 use asyncdiff_model::families::ENCODER_HIDDEN_STATES;
 use asyncdiff_model::formula;
-use asyncdiff_plan::{Cut, Prefer, TimeShift, Wishes};
+use asyncdiff_plan::{Cut, Encoding, Prefer, TimeShift, Wishes};
 use serde::Deserialize;
 
 use super::golden::{GoldenError, GoldenFolder, GoldenKind, relative_error};
@@ -180,6 +180,8 @@ impl Family {
             time_shift: Some(if run.time_shift { TimeShift::On } else { TimeShift::Off }),
             split_guidance: Some(false),
             round_start: None,
+            // Golden data knows no rounding on the way.
+            encoding: Some(Encoding::Full),
         };
         let dims = &self.description.dims;
         let settings = JobSettings {

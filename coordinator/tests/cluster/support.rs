@@ -13,7 +13,7 @@ use asyncdiff_coordinator::{
     ModelStore, Product,
 };
 use asyncdiff_model::formula;
-use asyncdiff_plan::{Cut, TimeShift, Wishes};
+use asyncdiff_plan::{Cut, Encoding, TimeShift, Wishes};
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::network::SimulatedNetwork;
 
@@ -112,6 +112,8 @@ pub(crate) fn wishes(components: usize, stride: u32, warm_up: u32, time_shift: T
         stride: NonZeroU32::new(stride),
         warm_up: Some(warm_up),
         time_shift: Some(time_shift),
+        // What `auto` chooses depends on how fast this machine is.
+        encoding: Some(Encoding::Full),
         ..Wishes::default()
     }
 }
@@ -139,5 +141,5 @@ pub(crate) fn tensor_job(steps: u32, guidance_scale: f64, wishes: Wishes) -> Job
 
 /// A job of that many steps on one component per worker.
 pub(crate) fn plain_job(steps: u32) -> JobSpec {
-    tensor_job(steps, 7.5, Wishes { warm_up: Some(1), ..Wishes::default() })
+    tensor_job(steps, 7.5, Wishes { warm_up: Some(1), encoding: Some(Encoding::Full), ..Wishes::default() })
 }

@@ -16,7 +16,7 @@ use asyncdiff_coordinator::job::{Dtype, JobRequest, JobSettings};
 use asyncdiff_coordinator::{
     Cluster, JobSpec, LOCAL_WORKER, Limits, LocalCluster, LocalClusterConfig, ModelStore, demo_checkpoint,
 };
-use asyncdiff_plan::{Cut, TimeShift, Wishes};
+use asyncdiff_plan::{Cut, Encoding, TimeShift, Wishes};
 use asyncdiff_tests::{Picture, RATED_CAPTIONS, Scene, check_picture, psnr, rated_scenes};
 
 /// Where the published splits are: the golden data names them by module, for each number of components.
@@ -38,17 +38,22 @@ struct Setting {
     stride: u32,
     warm_up: u32,
     dtype: Dtype,
+    encoding: Encoding,
 }
 
 /// The rows of the table; the first is what the others are compared with.
-const SETTINGS: [Setting; 7] = [
-    Setting { name: "sequential", components: 1, stride: 1, warm_up: 1, dtype: Dtype::F32 },
-    Setting { name: "sequential, bf16", components: 1, stride: 1, warm_up: 1, dtype: Dtype::Bf16 },
-    Setting { name: "N=2 S=1", components: 2, stride: 1, warm_up: 1, dtype: Dtype::F32 },
-    Setting { name: "N=3 S=1", components: 3, stride: 1, warm_up: 1, dtype: Dtype::F32 },
-    Setting { name: "N=4 S=1", components: 4, stride: 1, warm_up: 1, dtype: Dtype::F32 },
-    Setting { name: "N=2 S=2", components: 2, stride: 2, warm_up: 1, dtype: Dtype::F32 },
-    Setting { name: "N=3 S=2 warm-up 5", components: 3, stride: 2, warm_up: 5, dtype: Dtype::F32 },
+const SETTINGS: [Setting; 11] = [
+    Setting::new("sequential", 1, 1, 1),
+    Setting { dtype: Dtype::Bf16, ..Setting::new("sequential, bf16", 1, 1, 1) },
+    Setting::new("N=2 S=1", 2, 1, 1),
+    Setting { encoding: Encoding::F16, ..Setting::new("N=2 S=1, f16 edges", 2, 1, 1) },
+    Setting { encoding: Encoding::Bf16, ..Setting::new("N=2 S=1, bf16 edges", 2, 1, 1) },
+    Setting { encoding: Encoding::Delta8, ..Setting::new("N=2 S=1, delta8 edges", 2, 1, 1) },
+    Setting { encoding: Encoding::Delta4, ..Setting::new("N=2 S=1, delta4 edges", 2, 1, 1) },
+    Setting::new("N=3 S=1", 3, 1, 1),
+    Setting::new("N=4 S=1", 4, 1, 1),
+    Setting::new("N=2 S=2", 2, 2, 1),
+    Setting::new("N=3 S=2 warm-up 5", 3, 2, 5),
 ];
 
 /// What the program is started with.
@@ -74,14 +79,23 @@ async fn main() -> Result<()> {
     let scenes: Vec<Scene> = rated_scenes().into_iter().take(arguments.captions).collect();
     let open = || -> Result<ModelStore> { Ok(ModelStore::open(&demo_checkpoint()?)?) };
     let store = Arc::new(tokio::task::spawn_blocking(open).await??);
-    println!("| of {} captions | background | colour, place | shape | PSNR |\n|---|---|---|---|---|", scenes.len());
+    println!(
+        "| of {} captions | background | colour, place | shape | PSNR | to unencoded |\n|---|---|---|---|---|---|",
+        scenes.len()
+    );
     let mut sequential: Vec<Picture> = Vec::new();
+    let mut full: Vec<Picture> = Vec::new();
     for setting in SETTINGS {
         let pictures = setting.make_pictures(&arguments, &store, &scenes).await?;
         let rates = Rates::of(setting, &scenes, &pictures, &sequential)?;
-        println!("{}", rates.row(setting));
+        let encoded = setting.encoding != Encoding::Full;
+        let to_full = if encoded { mean_psnr(&pictures, &full)? } else { String::new() };
+        println!("{} {to_full} |", rates.row(setting));
         if sequential.is_empty() {
-            sequential = pictures;
+            sequential.clone_from(&pictures);
+        }
+        if !encoded {
+            full = pictures;
         }
     }
     Ok(())
@@ -108,6 +122,10 @@ impl Arguments {
 }
 
 impl Setting {
+    const fn new(name: &'static str, components: usize, stride: u32, warm_up: u32) -> Self {
+        Self { name, components, stride, warm_up, dtype: Dtype::F32, encoding: Encoding::Full }
+    }
+
     /// Slots of the plan: each gets a worker of one thread.
     fn workers(self) -> usize {
         self.components + self.stride as usize - 1
@@ -202,6 +220,7 @@ impl Setting {
             warm_up: Some(self.warm_up),
             time_shift: Some(TimeShift::Off),
             split_guidance: Some(false),
+            encoding: Some(self.encoding),
             ..Wishes::default()
         })
     }
@@ -232,8 +251,18 @@ impl Rates {
     }
 
     fn row(&self, setting: Setting) -> String {
-        let mean = self.psnr.iter().sum::<f64>() / self.psnr.len() as f64;
-        let psnr = if self.psnr.is_empty() { String::new() } else { format!("{mean:.1} dB") };
+        let psnr = decibels(&self.psnr);
         format!("| {} | {} | {} | {} | {psnr} |", setting.name, self.background, self.place, self.shape)
     }
+}
+
+/// How close pictures are to those of another setting.
+fn mean_psnr(pictures: &[Picture], others: &[Picture]) -> Result<String> {
+    let each = pictures.iter().zip(others).map(|(picture, other)| Ok(psnr(picture, other)?));
+    Ok(decibels(&each.collect::<Result<Vec<f64>>>()?))
+}
+
+fn decibels(psnr: &[f64]) -> String {
+    let mean = psnr.iter().sum::<f64>() / psnr.len() as f64;
+    if psnr.is_empty() { String::new() } else { format!("{mean:.1} dB") }
 }

@@ -49,7 +49,7 @@ pub(super) fn plan(assignment: &Assignment, program: &Program) -> Result<(), Wor
         check_run(assignment, program, run)?;
     }
     let transfers = || plan.sends.iter().chain(&plan.receives);
-    match transfers().find(|transfer| !fits(program, plan.rank, transfer)) {
+    match transfers().find(|transfer| !fits(program, plan.rank, transfer) || !transfer.is_sound()) {
         Some(transfer) => Err(bad(format!("{transfer:?} is not this rank's, or of a value that the denoiser lacks"))),
         None => Ok(()),
     }

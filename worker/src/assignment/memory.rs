@@ -1,6 +1,8 @@
 //! Whether an assignment fits, decided before a byte of it is asked for.
 
-use asyncdiff_common::wire::WorkerFailure;
+use std::collections::BTreeSet;
+
+use asyncdiff_common::wire::{Assignment, WorkerFailure};
 use asyncdiff_model::component::layer_memory;
 use asyncdiff_model::families::DenoiserProgram;
 use asyncdiff_model::kernels::Kernels;
@@ -35,4 +37,15 @@ pub(super) fn activation_bytes(program: &DenoiserProgram, parts: &[Part], rows: 
     let layers = parts.iter().flat_map(|part| program.program.with_shared(&part.layers));
     let working = layers.map(|layer| layer_memory(program, kernels, rows as usize, layer).working_bytes);
     (2 * u64::from(rows) * held).saturating_add(working.max().unwrap_or_default())
+}
+
+/// What differences are based on: a version of each value, at the sender and at the receiver.
+pub(super) fn register_bytes(program: &DenoiserProgram, assignment: &Assignment) -> u64 {
+    let transfers = assignment.plan.sends.iter().chain(&assignment.plan.receives);
+    let edges: BTreeSet<_> = transfers
+        .filter(|transfer| transfer.delta().is_some())
+        .map(|transfer| (transfer.from, transfer.to, transfer.instance.value))
+        .collect();
+    let row_bytes = edges.iter().map(|(_, _, value)| program.program.layer(value.layer()).writes.row_bytes());
+    row_bytes.sum::<u64>().saturating_mul(u64::from(assignment.rows))
 }

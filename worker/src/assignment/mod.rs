@@ -40,7 +40,8 @@ impl CheckedAssignment {
         check::plan(&assignment, &program.program)?;
         let kernels = kernels.with_format(format(assignment.denoiser.compute));
         let parts = parts::parts(&assignment, &program, &kernels)?;
-        let activation_bytes = memory::activation_bytes(&program, &parts, assignment.rows, &kernels);
+        let activation_bytes = memory::activation_bytes(&program, &parts, assignment.rows, &kernels)
+            .saturating_add(memory::register_bytes(&program, &assignment));
         Ok(Self { assignment, program, parts, activation_bytes, peers })
     }
 

@@ -7,8 +7,12 @@ use std::time::Duration;
 use asyncdiff_common::wire::{TensorName, WorkerFailure};
 use asyncdiff_model::ModelError;
 use asyncdiff_model::component::Component;
+use asyncdiff_model::encodings::{Decoder, Encoder};
 use asyncdiff_model::kernels::{Kernels, Value};
-use asyncdiff_plan::{ComponentId, Epoch, Inbox, InputId, InputKind, Lane, Operand, Program, Source, Work};
+use asyncdiff_plan::{
+    ComponentId, Epoch, Inbox, InputId, InputKind, Instance, Lane, Operand, Program, Rank, Source, Work,
+};
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::statistics::Recorder;
@@ -30,7 +34,11 @@ pub(super) struct DeviceJob {
     /// By input: `[rows, ..]`
     conditions: HashMap<InputId, Value>,
     timesteps: Vec<f64>,
+    /// Encodes what leaves through the outlets.
+    encoder: Encoder,
     outlets: Outlets,
+    /// Decodes what peers send, before the inbox sees it.
+    decoder: Decoder,
     recorder: Recorder,
     kernels: Kernels,
     report: Option<Box<dyn FnOnce(JobOutcome) + Send>>,
@@ -50,6 +58,8 @@ impl DeviceJob {
             missing: missing.collect(),
             epoch: start.epoch,
             rows: start.rows,
+            encoder: Encoder::new(&start.plan, start.rows as usize),
+            decoder: Decoder::new(&start.plan),
             inbox: Inbox::new(Arc::clone(&start.program), start.plan),
             program: start.program,
             components: start.components,
@@ -65,23 +75,19 @@ impl DeviceJob {
     /// Takes a tensor that the plan expects, once.
     pub(super) fn take(&mut self, tensor: JobTensor) -> Result<(), WorkerFailure> {
         let JobTensor { input, shape, payload, .. } = tensor;
-        let value = match input {
-            JobInput::HiddenState { .. } => tensor_bytes::from_peer(&payload, &shape, &self.kernels),
-            JobInput::Condition(_) | JobInput::Latents(_) => tensor_bytes::from_bytes(&payload, &shape, &self.kernels),
-        };
-        let value = value.map_err(|error| WorkerFailure::Unexpected { reason: format!("{input:?}: {error}") })?;
-        let unexpected = |reason: String| WorkerFailure::Unexpected { reason };
         let name = match input {
             JobInput::Condition(name) => {
+                let value = self.plain_value(&payload, &shape)?;
                 self.take_condition(&name, value)?;
                 TensorName::Condition(name)
             }
             JobInput::HiddenState { instance, from } => {
-                self.inbox.insert(instance, from, value).map_err(|error| unexpected(error.to_string()))?;
+                self.take_hidden_state(instance, from, &shape, payload)?;
                 TensorName::HiddenState(instance)
             }
             JobInput::Latents(step) => {
-                self.inbox.insert_latents(step, value).map_err(|error| unexpected(error.to_string()))?;
+                let value = self.plain_value(&payload, &shape)?;
+                self.inbox.insert_latents(step, value).map_err(|error| unexpected(&error))?;
                 TensorName::Latents(step)
             }
         };
@@ -115,7 +121,7 @@ impl DeviceJob {
     pub(super) fn complete(&mut self, work: &Work<Value>, value: Value, started: Instant) -> Result<(), WorkerFailure> {
         self.recorder.computed(work, started);
         let Some(output) = self.inbox.complete(work, value) else { return Ok(()) };
-        let sent = self.outlets.send(output)?;
+        let sent = self.outlets.send(output, &mut self.encoder)?;
         self.recorder.sent(work.run, sent);
         Ok(())
     }
@@ -143,6 +149,26 @@ impl DeviceJob {
 
     pub(super) fn into_statistics(self) -> JobStatistics {
         self.recorder.finish()
+    }
+
+    fn plain_value(&self, payload: &[u8], shape: &[u32]) -> Result<Value, WorkerFailure> {
+        tensor_bytes::from_bytes(payload, shape, &self.kernels).map_err(|error| unexpected(&error))
+    }
+
+    /// Decodes what a peer sent, with later versions that waited for it, before the inbox sees it.
+    fn take_hidden_state(
+        &mut self,
+        instance: Instance,
+        from: Rank,
+        shape: &[u32],
+        payload: Bytes,
+    ) -> Result<(), WorkerFailure> {
+        let shape = shape.iter().map(|&axis| axis as usize).collect();
+        let decoded = self.decoder.decode(instance, shape, payload, &self.kernels);
+        for (instance, value) in decoded.map_err(|error| unexpected(&error))? {
+            self.inbox.insert(instance, from, value).map_err(|error| unexpected(&error))?;
+        }
+        Ok(())
     }
 
     fn take_condition(&mut self, name: &str, value: Value) -> Result<(), WorkerFailure> {
@@ -178,4 +204,8 @@ impl DeviceJob {
     fn lane_rows(&self, lane: Lane, value: &Value) -> Value {
         value.narrow(lane.rows(self.rows as usize))
     }
+}
+
+fn unexpected(error: &dyn std::error::Error) -> WorkerFailure {
+    WorkerFailure::Unexpected { reason: error.to_string() }
 }

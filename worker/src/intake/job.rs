@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use asyncdiff_common::wire::{Assignment, TensorHeader, TensorName};
-use asyncdiff_plan::{Epoch, InputKind, Instance, JobId, Lane, Program, Rank, StepIndex, ValueSpec};
+use asyncdiff_plan::{Epoch, InputKind, Instance, JobId, Lane, Program, Rank, StepIndex, Transfer, ValueSpec};
 use asyncdiff_transport::link::Refusal;
 use asyncdiff_transport::{PeerName, WorkerName};
 
-use super::check_form;
+use super::Form;
 
 #[derive(Debug)]
 pub(crate) struct JobIntake {
@@ -17,7 +17,7 @@ pub(crate) struct JobIntake {
     rows: u32,
     program: Arc<Program>,
     latents: HashSet<StepIndex>,
-    hidden_states: HashMap<Instance, Rank>,
+    hidden_states: HashMap<Instance, Transfer>,
     peers: HashMap<Rank, WorkerName>,
 }
 
@@ -31,7 +31,7 @@ impl JobIntake {
             rows: assignment.rows,
             program,
             latents: plan.runs.iter().filter_map(|run| run.latents).collect(),
-            hidden_states: plan.receives.iter().map(|transfer| (transfer.instance, transfer.from)).collect(),
+            hidden_states: plan.receives.iter().map(|transfer| (transfer.instance, *transfer)).collect(),
             peers,
         }
     }
@@ -40,39 +40,44 @@ impl JobIntake {
         self.job
     }
 
-    /// Who sends an instance.
-    pub(super) fn sender(&self, instance: Instance) -> Option<Rank> {
-        self.hidden_states.get(&instance).copied()
+    /// Who sends an instance, and how.
+    pub(super) fn transfer(&self, instance: Instance) -> Option<&Transfer> {
+        self.hidden_states.get(&instance)
     }
 
     pub(super) fn admit(&self, peer: &PeerName, header: &TensorHeader) -> Result<(), Refusal> {
         if header.epoch < self.epoch {
             return Err(Refusal::OldEpoch { expected: self.epoch, found: header.epoch });
         }
-        let (spec, lane) = match (&header.name, peer) {
+        let form = match (&header.name, peer) {
             (TensorName::Condition(name), PeerName::Coordinator) => {
-                (self.input(|kind| matches!(kind, InputKind::Condition(known) if known == name)), Lane::Whole)
+                self.plain(|kind| matches!(kind, InputKind::Condition(known) if known == name))
             }
             (TensorName::Latents(step), PeerName::Coordinator) if self.latents.contains(step) => {
-                (self.input(|kind| *kind == InputKind::Latents), Lane::Whole)
+                self.plain(|kind| *kind == InputKind::Latents)
             }
-            (TensorName::HiddenState(instance), PeerName::Worker(name))
-                if self.sender(*instance).is_some_and(|rank| self.peers.get(&rank) == Some(name)) =>
-            {
-                (Some(&self.program.layer(instance.value.layer()).writes), instance.lane)
-            }
-            _ => (None, Lane::Whole),
+            (TensorName::HiddenState(instance), PeerName::Worker(name)) => self
+                .transfer(*instance)
+                .filter(|transfer| self.peers.get(&transfer.from) == Some(name))
+                .map(|transfer| self.hidden_state(transfer)),
+            _ => None,
         };
-        match spec {
+        match form {
             // An epoch to come: the coordinator sends nothing of it before this worker has answered its assignment.
             Some(_) if header.epoch != self.epoch => Err(Refusal::Unexpected),
-            Some(spec) => check_form(&self.shape(spec, lane), header),
+            Some(form) => form.check(header),
             None => Err(Refusal::Unexpected),
         }
     }
 
-    fn input(&self, wanted: impl Fn(&InputKind) -> bool) -> Option<&ValueSpec> {
-        self.program.inputs.iter().find(|input| wanted(&input.kind)).map(|input| &input.value)
+    fn plain(&self, wanted: impl Fn(&InputKind) -> bool) -> Option<Form> {
+        let input = self.program.inputs.iter().find(|input| wanted(&input.kind))?;
+        Some(Form::plain(self.shape(&input.value, Lane::Whole)))
+    }
+
+    fn hidden_state(&self, transfer: &Transfer) -> Form {
+        let Instance { value, lane, .. } = transfer.instance;
+        Form::of(transfer, self.shape(&self.program.layer(value.layer()).writes, lane))
     }
 
     fn shape(&self, spec: &ValueSpec, lane: Lane) -> Vec<u32> {

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use asyncdiff_common::wire::{DType, PROBE_LIMIT_BYTES, TensorHeader, TensorName, WeightEntry};
-use asyncdiff_plan::{JobId, StepIndex};
+use asyncdiff_plan::{Delta, Encoding, JobId, StepIndex, Transfer};
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::link::{Admission, Refusal, TensorFrame};
 use bytes::Bytes;
@@ -116,7 +116,7 @@ impl Intake {
             },
             TensorName::Condition(name) => JobInput::Condition(name),
             TensorName::HiddenState(instance) => {
-                JobInput::HiddenState { instance, from: state.jobs.get(&job)?.sender(instance)? }
+                JobInput::HiddenState { instance, from: state.jobs.get(&job)?.transfer(instance)?.from }
             }
             // Never admitted, or answered by the link's reader.
             TensorName::NoisePrediction(..) | TensorName::Probe(_) | TensorName::Reply { .. } => return None,
@@ -136,7 +136,7 @@ impl Admission for Intake {
         match (&header.name, peer) {
             (TensorName::Weight(digest), PeerName::Coordinator) => state.parameters.admit(digest, header),
             (TensorName::Latents(step), PeerName::Coordinator) if state.latents.contains_key(&(header.job, *step)) => {
-                check_form(&state.latents[&(header.job, *step)].shape, header)
+                Form::plain(state.latents[&(header.job, *step)].shape.clone()).check(header)
             }
             (TensorName::Probe(_), PeerName::Worker(_)) => check_probe(header),
             (
@@ -184,13 +184,43 @@ fn check_probe(header: &TensorHeader) -> Result<(), Refusal> {
     }
 }
 
-/// Compares shape and element type with what the plan says; hidden states, latents and conditions travel as F32.
-fn check_form(expected: &[u32], header: &TensorHeader) -> Result<(), Refusal> {
-    if header.dtype != DType::F32 {
-        return Err(Refusal::WrongDType { expected: DType::F32, found: header.dtype });
+/// What a tensor's header must say.
+struct Form {
+    shape: Vec<u32>,
+    dtype: DType,
+    delta: Option<Delta>,
+}
+
+impl Form {
+    /// Latents and conditions travel as F32.
+    fn plain(shape: Vec<u32>) -> Self {
+        Self { shape, dtype: DType::F32, delta: None }
     }
-    if header.shape != expected {
-        return Err(Refusal::WrongShape { expected: expected.to_vec(), found: header.shape.clone() });
+
+    /// Hidden states travel as their plan says.
+    fn of(transfer: &Transfer, shape: Vec<u32>) -> Self {
+        Self { shape, dtype: dtype_of(transfer.encoding), delta: transfer.delta() }
     }
-    Ok(())
+
+    fn check(self, header: &TensorHeader) -> Result<(), Refusal> {
+        if header.dtype != self.dtype {
+            return Err(Refusal::WrongDType { expected: self.dtype, found: header.dtype });
+        }
+        if header.delta != self.delta {
+            return Err(Refusal::WrongDelta { expected: self.delta, found: header.delta });
+        }
+        if header.shape != self.shape {
+            return Err(Refusal::WrongShape { expected: self.shape, found: header.shape.clone() });
+        }
+        Ok(())
+    }
+}
+
+/// What elements are in an encoding; differences become what they are based on.
+pub(crate) fn dtype_of(encoding: Encoding) -> DType {
+    match encoding {
+        Encoding::Bf16 => DType::Bf16,
+        Encoding::F16 => DType::F16,
+        Encoding::Delta4 | Encoding::Delta8 | Encoding::Full => DType::F32,
+    }
 }

@@ -73,6 +73,9 @@ impl Parameters {
         if header.dtype != waiter.dtype {
             return Err(Refusal::WrongDType { expected: waiter.dtype, found: header.dtype });
         }
+        if header.delta.is_some() {
+            return Err(Refusal::WrongDelta { expected: None, found: header.delta });
+        }
         if byte_count(&header.shape, header.dtype) != byte_count(&waiter.shape, waiter.dtype) {
             return Err(Refusal::WrongShape { expected: waiter.shape.clone(), found: header.shape.clone() });
         }

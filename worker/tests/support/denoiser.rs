@@ -10,12 +10,13 @@ use asyncdiff_common::wire::{
 };
 use asyncdiff_model::checkpoint::FormulaWeights;
 use asyncdiff_model::component::Component;
+use asyncdiff_model::encodings::{Decoder, Encoded, Encoder};
 use asyncdiff_model::families::{self, DenoiserConfig, DenoiserProgram, DenoiserShape, ENCODER_HIDDEN_STATES};
 use asyncdiff_model::formula;
 use asyncdiff_model::kernels::{Kernels, Value};
 use asyncdiff_plan::{
-    Command, CutShape, DenoiseEngine, Epoch, Event as EngineEvent, Inbox, JobId, Lane, Output, Partition, PlacedPlan,
-    Plan, Rank, Schedule, Source, StepIndex, Work,
+    Command, CutShape, DenoiseEngine, Encoding, Epoch, Event as EngineEvent, Inbox, JobId, Lane, Output, Partition,
+    PlacedPlan, Plan, Rank, Schedule, Source, StepIndex, Work,
 };
 use asyncdiff_transport::PeerName;
 use candle_core::Device;
@@ -66,6 +67,11 @@ impl TinyJob {
         let devices: Vec<(Rank, f64)> = (0..ranks).map(|rank| (Rank(rank as u16), 1.0)).collect();
         let placed = PlacedPlan::spread(plan, &component_costs, &devices).unwrap();
         Self { program, placed }
+    }
+
+    /// The same with hidden states that travel in an encoding.
+    pub(crate) fn encoded(self, encoding: Encoding) -> Self {
+        Self { placed: self.placed.encoded(|_, _| encoding), ..self }
     }
 
     pub(crate) fn steps(&self) -> u32 {
@@ -173,8 +179,9 @@ impl TinyJob {
                 match ranks[index].compute_one() {
                     Some(Output::HiddenState { instance, to, tensor }) => {
                         for rank in to {
-                            let from = Rank(index as u16);
-                            ranks[rank.index()].inbox.insert(instance, from, tensor.clone()).unwrap();
+                            for encoded in ranks[index].encoder.encode(instance, rank, tensor.clone()).unwrap() {
+                                ranks[rank.index()].take(Rank(index as u16), encoded);
+                            }
                         }
                     }
                     Some(Output::NoisePrediction { step, lane, tensor }) => {
@@ -268,6 +275,8 @@ impl ToyLoop {
 /// One rank without links.
 struct Local {
     inbox: Inbox<Value>,
+    encoder: Encoder,
+    decoder: Decoder,
     components: BTreeMap<asyncdiff_plan::ComponentId, Component>,
     timesteps: Vec<f64>,
     kernels: Kernels,
@@ -279,8 +288,16 @@ impl Local {
         let kernels = Kernels::for_device(&Device::Cpu);
         let load = |layers| Component::load(&job.program, layers, &WEIGHTS, &kernels).unwrap();
         let components = plan.components.iter().map(|(component, layers)| (*component, load(layers))).collect();
+        let (encoder, decoder) = (Encoder::new(&plan, ROWS as usize), Decoder::new(&plan));
         let inbox = Inbox::new(Arc::clone(&job.program.program), plan);
-        Self { inbox, components, timesteps: job.timesteps(), kernels }
+        Self { inbox, encoder, decoder, components, timesteps: job.timesteps(), kernels }
+    }
+
+    fn take(&mut self, from: Rank, encoded: Encoded) {
+        let Encoded { transfer, shape, payload } = encoded;
+        for (instance, value) in self.decoder.decode(transfer.instance, shape, payload, &self.kernels).unwrap() {
+            self.inbox.insert(instance, from, value).unwrap();
+        }
     }
 
     fn compute_one(&mut self) -> Option<Output<Value>> {

@@ -144,19 +144,43 @@ impl Kernels {
     /// - `bytes`: little-endian, channels last
     pub fn value_from_bytes(&self, shape: &[usize], bytes: &[u8]) -> Result<Value, ModelError> {
         let (chunks, _rest) = bytes.as_chunks::<4>();
-        let fill = |floats: &mut [f32]| {
+        self.fill(shape, chunks.len(), |floats| {
             for (float, &chunk) in floats.iter_mut().zip(chunks) {
                 *float = f32::from_le_bytes(chunk);
             }
-        };
+            Ok(())
+        })
+    }
+
+    /// A value whose elements are written by `fill`.
+    ///
+    /// # Shapes
+    /// - `shape`: as in [`Kernels::value`]
+    /// - `fill`: is given `[rows, height, width, channels]`, with whatever is in there
+    pub fn value_filled<E: From<ModelError>>(
+        &self,
+        shape: &[usize],
+        fill: impl FnOnce(&mut [f32]) -> Result<(), E>,
+    ) -> Result<Value, E> {
+        self.fill(shape, shape.iter().product(), fill)
+    }
+
+    fn fill<E: From<ModelError>>(
+        &self,
+        shape: &[usize],
+        count: usize,
+        fill: impl FnOnce(&mut [f32]) -> Result<(), E>,
+    ) -> Result<Value, E> {
         match &self.backend {
             Backend::Candle(device) => {
-                let mut elements = vec![0.0; chunks.len()];
-                fill(&mut elements);
-                Value::channels_last_on_candle(shape, elements, device)
+                let mut elements = vec![0.0; count];
+                fill(&mut elements)?;
+                Ok(Value::channels_last_on_candle(shape, elements, device)?)
             }
             Backend::Cpu(cpu, _) | Backend::Stub(cpu) => {
-                Value::on_host(shape, chunks.len(), cpu, |floats, _extent| fill(floats))
+                let mut filled = Ok(());
+                let value = Value::on_host(shape, count, cpu, |floats, _extent| filled = fill(floats))?;
+                filled.map(|()| value)
             }
         }
     }

@@ -214,6 +214,17 @@ impl Value {
         }
     }
 
+    /// Hands out the elements in their own order. On a CPU they are those of the value itself, not a copy.
+    ///
+    /// # Shapes
+    /// - `read`: is given `[rows, height, width, channels]`
+    pub fn with_elements<R>(&self, read: impl FnOnce(&[f32]) -> R) -> Result<R, ModelError> {
+        match &self.data {
+            Data::Candle(_) => Ok(read(&self.tensor()?.flatten_all()?.to_vec1::<f32>()?)),
+            Data::Host(_) => Ok(read(self.elements()?)),
+        }
+    }
+
     /// As a candle tensor on a device.
     ///
     /// # Shapes

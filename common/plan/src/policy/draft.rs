@@ -4,14 +4,15 @@ use std::num::NonZeroU32;
 
 use super::{PolicyError, Prefer, Situation, Wishes};
 use crate::{
-    Cut, CutShape, Guidance, LinkCost, Partition, PartitionError, PlacedPlan, Plan, Prices, Rank, RoundStart, Schedule,
-    Split, TimeShift, WarmUpBatch, splits,
+    Cut, CutShape, Encoding, Guidance, LinkCost, Partition, PartitionError, PlacedPlan, Plan, Prices, Rank, RoundStart,
+    Schedule, Split, TimeShift, WarmUpBatch, splits,
 };
 
 /// Numbers of components that are tried one by one; beyond it, only as many as there are workers.
 const TRIED_COMPONENTS: usize = 16;
 
 /// A plan that was not predicted yet.
+#[derive(Clone)]
 pub(super) struct Draft {
     pub(super) placed: PlacedPlan,
     /// `None`: the partition was given.
@@ -60,6 +61,11 @@ impl Draft {
         let turnarounds = f64::from(schedule.steps.get()) * situation.turnaround_seconds;
         let estimate = warm_up * exact_step + rounds * period_seconds * slots_per_rank + turnarounds;
         Ok(Self { placed, shape, estimate })
+    }
+
+    /// With hidden states that travel so.
+    pub(super) fn encoded(self, encoding: Encoding) -> Self {
+        Self { placed: self.placed.encoded(|_, _| encoding), ..self }
     }
 
     pub(super) fn components(&self) -> usize {

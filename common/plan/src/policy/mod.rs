@@ -1,6 +1,7 @@
 //! Chooses components, partition, stride, warm-up and guidance split for what the user wants and what is there.
 
 mod draft;
+mod encoding;
 mod score;
 
 use std::num::NonZeroU32;
@@ -11,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    Costs, CutShape, Guidance, LayerSeconds, Links, PartitionError, PlacedPlan, PlacementError, Prediction, Program,
-    RoundStart, ScheduleError, TimeShift, predict,
+    Costs, CutShape, Encoding, Guidance, LayerSeconds, Links, PartitionError, PlacedPlan, PlacementError, Prediction,
+    Program, RoundStart, ScheduleError, TimeShift, predict,
 };
 use draft::Draft;
 
@@ -22,6 +23,9 @@ const FEW_STEPS: u32 = 8;
 /// Plans that are predicted in full, of those that are estimated to be the fastest: a prediction runs the whole plan on a simulated clock, and
 /// estimates are right within some percent.
 const PREDICTED: usize = 8;
+
+/// Of these, plans that are predicted with every encoding that comes into question.
+const ENCODED: usize = 2;
 
 /// What the user asked for; what is absent is the policy's choice.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +47,8 @@ pub struct Wishes {
     pub split_guidance: Option<bool>,
     /// Where rounds start.
     pub round_start: Option<RoundStart>,
+    /// How hidden states travel after the warm-up.
+    pub encoding: Option<Encoding>,
 }
 
 /// What matters most to the user.
@@ -168,11 +174,18 @@ pub fn choose(wishes: &Wishes, situation: &Situation<'_>) -> Result<Choice, Poli
     };
     // If nothing fits, the fastest is taken all the same: its workers say what they lack.
     let candidates = drafts.into_iter().filter(|draft| fitting == 0 || draft.fits(situation)).take(PREDICTED);
-    let predicted = candidates.map(|draft| {
-        let prediction = predict(situation.program, &draft.placed, &costs, situation.now);
-        (draft, prediction)
-    });
-    let best = predicted.min_by(|one, other| score::of(&one.0, &one.1).total_cmp(&score::of(&other.0, &other.1)));
+    let mut predicted: Vec<(Draft, Prediction)> = candidates
+        .map(|draft| {
+            let draft = draft.encoded(encoding::first(wishes));
+            let prediction = predict(situation.program, &draft.placed, &costs, situation.now);
+            (draft, prediction)
+        })
+        .collect();
+    let score = |(draft, prediction): &(Draft, Prediction)| score::of(draft, prediction);
+    predicted.sort_by(|one, other| score(one).total_cmp(&score(other)));
+    predicted.truncate(ENCODED);
+    let encoded = predicted.into_iter().map(|candidate| encoding::choose(wishes, situation, candidate, &costs));
+    let best = encoded.min_by(|one, other| score(one).total_cmp(&score(other)));
     let (draft, prediction) = best.ok_or(PlacementError::NoRanks)?;
     let reason = reason(&draft, &prediction, exact && wishes.prefer != Prefer::Exact);
     let notes = notes(wishes, situation, draft.components());
@@ -210,6 +223,9 @@ fn notes(wishes: &Wishes, situation: &Situation<'_>, components: usize) -> Vec<S
     let mut notes = Vec::new();
     if wishes.split_guidance == Some(true) && !situation.guidance_on {
         notes.push("guidance is off (scale 1), so there are no halves to split".to_owned());
+    }
+    if wishes.prefer == Prefer::Exact && wishes.encoding.is_some_and(|encoding| encoding != Encoding::Full) {
+        notes.push("exactness was asked for, so hidden states travel as computed".to_owned());
     }
     if components == 1 && wishes.time_shift == Some(TimeShift::On) {
         notes.push(

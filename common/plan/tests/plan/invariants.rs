@@ -10,7 +10,7 @@ use asyncdiff_plan::{
 use proptest::prelude::*;
 
 prop_compose! {
-    fn any_case()(
+    pub(crate) fn any_case()(
         depth in 1usize..4,
         components in 1usize..5,
         owners in prop::collection::vec(0u16..5, 12),
@@ -43,14 +43,14 @@ prop_compose! {
     }
 }
 
-fn place(case: &Case, ranks: &[u16]) -> PlacedPlan {
+pub(crate) fn place(case: &Case, ranks: &[u16]) -> PlacedPlan {
     let plan = Plan::new(&case.program, &case.partition, case.schedule).unwrap();
     let slots = plan.slots.len();
     PlacedPlan::new(plan, (0..slots).map(|slot| Rank(ranks[slot % ranks.len()])).collect()).unwrap()
 }
 
 /// A small generator, so that a case's order of events is printed with it.
-fn chooser(mut state: u64) -> impl FnMut(usize) -> usize {
+pub(crate) fn chooser(mut state: u64) -> impl FnMut(usize) -> usize {
     move |count| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % count

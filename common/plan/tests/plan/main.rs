@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod encodings;
 mod invariants;
 mod planning;
 mod support;

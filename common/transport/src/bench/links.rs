@@ -92,8 +92,14 @@ impl Payloads {
         // Hidden states are what the receiver uses in place.
         let instance = Instance { value: ValueId(1), step: StepIndex(1), lane: Lane::Whole };
         let name = TensorName::HiddenState(instance);
-        let header =
-            TensorHeader { job: JobId(1), epoch: Epoch(1), name, shape: vec![1, bytes as u32], dtype: DType::U8 };
+        let header = TensorHeader {
+            job: JobId(1),
+            epoch: Epoch(1),
+            name,
+            shape: vec![1, bytes as u32],
+            dtype: DType::U8,
+            delta: None,
+        };
         Self { header, ready: vec![FILL; bytes].into(), is_lent }
     }
 

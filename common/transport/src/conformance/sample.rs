@@ -43,6 +43,7 @@ pub(crate) fn tensor(number: u32, bytes: usize) -> TensorFrame {
         name: TensorName::Latents(StepIndex(number)),
         shape: vec![1, bytes as u32],
         dtype: DType::U8,
+        delta: None,
     };
     TensorFrame { header, payload: noise(u64::from(number), bytes) }
 }

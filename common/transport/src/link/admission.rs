@@ -1,7 +1,7 @@
 //! Asking the receiving side about a tensor before a byte of it is allocated.
 
 use asyncdiff_common::wire::{DType, TensorHeader};
-use asyncdiff_plan::{Epoch, JobId};
+use asyncdiff_plan::{Delta, Epoch, JobId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -57,6 +57,14 @@ pub enum Refusal {
         expected: DType,
         /// The header's.
         found: DType,
+    },
+    /// Another encoding, or differences from another version, than the plan's.
+    #[error("its differences are {found:?} and the plan says {expected:?}")]
+    WrongDelta {
+        /// The plan's; `None` for all elements.
+        expected: Option<Delta>,
+        /// The header's.
+        found: Option<Delta>,
     },
     /// Another shape than the plan's.
     #[error("its shape is {found:?} and the plan says {expected:?}")]

@@ -73,7 +73,7 @@ pub(crate) fn describe(header: &TensorHeader) -> String {
 #[cfg(test)]
 mod tests {
     use asyncdiff_common::wire::{DType, TensorName};
-    use asyncdiff_plan::{Epoch, Instance, JobId, Lane, StepIndex, ValueId};
+    use asyncdiff_plan::{Delta, DeltaBits, Epoch, Instance, JobId, Lane, StepIndex, ValueId};
     use proptest::prelude::*;
 
     use super::*;
@@ -86,13 +86,24 @@ mod tests {
             name: TensorName::HiddenState(instance),
             shape: vec![2, 3],
             dtype: DType::F32,
+            delta: None,
         }
     }
 
     #[test]
     fn the_header_frame_has_golden_bytes() {
         let tensor = OutgoingTensor::new(TensorFrame { header: hidden_state(), payload: vec![0; 24].into() }).unwrap();
-        let golden = [12, 0, 0, 0, 7, 2, 2, 17, 251, 44, 1, 2, 2, 2, 3, 2];
+        let golden = [13, 0, 0, 0, 7, 2, 2, 17, 251, 44, 1, 2, 2, 2, 3, 2, 0];
+        assert_eq!(&tensor.header_frame[..], golden, "a change of these bytes needs a new wire version");
+    }
+
+    #[test]
+    fn the_header_frame_of_differences_has_golden_bytes_and_their_length() {
+        let delta = Some(Delta { bits: DeltaBits::Eight, base: StepIndex(299) });
+        let header = TensorHeader { delta, ..hidden_state() };
+        // Six differences and a scale.
+        let tensor = OutgoingTensor::new(TensorFrame { header, payload: vec![0; 8].into() }).unwrap();
+        let golden = [17, 0, 0, 0, 7, 2, 2, 17, 251, 44, 1, 2, 2, 2, 3, 2, 1, 1, 251, 43, 1];
         assert_eq!(&tensor.header_frame[..], golden, "a change of these bytes needs a new wire version");
     }
 

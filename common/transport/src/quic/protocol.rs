@@ -1,10 +1,7 @@
 //! Protocol names and the wire's version, which the TLS handshake compares so that versions never mix.
 
-/// The version of everything that peers say to each other: control messages, tensor headers, enrolment.
-///
-/// - 1: the first.
-/// - 2: with the answer that a link is made, the acceptor may offer to share memory.
-pub const WIRE_VERSION: u16 = 2;
+/// The version of everything that peers say to each other: control messages, tensor headers, enrolment. Its history is where it is counted.
+pub const WIRE_VERSION: u16 = asyncdiff_common::wire::VERSION;
 
 /// Bytes of the number that joins a link's two connections.
 pub(super) const LINK_NUMBER_BYTES: usize = 16;
@@ -41,8 +38,8 @@ mod tests {
 
     #[test]
     fn protocol_names_are_golden() {
-        assert_eq!(Protocol::Control.name(WIRE_VERSION), b"asyncdiff-control/2");
-        assert_eq!(Protocol::Data.name(WIRE_VERSION), b"asyncdiff-data/2");
-        assert_eq!(Protocol::Enrol.name(WIRE_VERSION), b"asyncdiff-enrol/2");
+        assert_eq!(Protocol::Control.name(WIRE_VERSION), b"asyncdiff-control/4");
+        assert_eq!(Protocol::Data.name(WIRE_VERSION), b"asyncdiff-data/4");
+        assert_eq!(Protocol::Enrol.name(WIRE_VERSION), b"asyncdiff-enrol/4");
     }
 }

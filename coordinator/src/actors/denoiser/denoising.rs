@@ -109,6 +109,7 @@ impl Denoising {
                 name: TensorName::Latents(step),
                 shape: self.axes.clone(),
                 dtype: DType::F32,
+                delta: None,
             };
             let frame = TensorFrame { header, payload: payload.clone() };
             worker.link().try_send_tensor(frame).map_err(|error| {

@@ -108,6 +108,7 @@ impl Finishing {
             name: TensorName::Latents(step),
             shape: shape.axes(shape.images),
             dtype: DType::F32,
+            delta: None,
         };
         let payload: Bytes = self.denoised.latents.iter().flat_map(|value| value.to_le_bytes()).collect();
         if let Err(error) = worker.link().try_send_tensor(TensorFrame { header, payload }) {

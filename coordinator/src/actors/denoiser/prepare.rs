@@ -170,7 +170,14 @@ impl Preparation {
     async fn send_conditions(&self, worker: &WorkerHandle, conditions: &[ConditionFrame]) -> Result<(), JobFailed> {
         for (name, shape, payload) in conditions {
             let name = TensorName::Condition(name.clone());
-            let header = TensorHeader { job: self.job(), epoch: EPOCH, name, shape: shape.clone(), dtype: DType::F32 };
+            let header = TensorHeader {
+                job: self.job(),
+                epoch: EPOCH,
+                name,
+                shape: shape.clone(),
+                dtype: DType::F32,
+                delta: None,
+            };
             let frame = TensorFrame { header, payload: payload.clone() };
             let sending = tokio::time::timeout(self.limits.step_within, worker.link().send_tensor(frame));
             let worker = || worker.name().to_owned();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use asyncdiff_common::system;
 use asyncdiff_common::wire::RankReport;
-use asyncdiff_plan::{Choice, Lane, LayerId};
+use asyncdiff_plan::{Choice, Edge, Lane, LayerId};
 
 use super::recorder::Recorded;
 use crate::job::JobSummary;
@@ -33,11 +33,22 @@ pub(super) fn summarize(
         alone_seconds: alone_seconds(choice, reports, recorded),
         bytes_per_step: sent as f64 / f64::from(steps),
         predicted_bytes_per_step: choice.prediction.bytes_per_step,
+        encoding: encoding(&choice.prediction.edges),
         resident_bytes: reports.iter().map(|report| report.resident_bytes).collect(),
         peak_memory_bytes: reports.iter().map(|report| report.peak_memory_bytes).collect(),
         coordinator_peak_memory_bytes: system::peak_memory_bytes(),
         turnaround_seconds: recorded.median_turnaround_seconds,
     }
+}
+
+/// How hidden states travel: one word where all edges have the same.
+fn encoding(edges: &[Edge]) -> String {
+    let Some(first) = edges.first() else { return "nothing travels".to_owned() };
+    if edges.iter().all(|edge| edge.encoding == first.encoding) {
+        return first.encoding.to_string();
+    }
+    let named = edges.iter().map(|edge| format!("{} → {} {}", edge.from, edge.to, edge.encoding));
+    named.collect::<Vec<_>>().join(", ")
 }
 
 /// What one worker alone would take: every layer once per step, as long as it took here, and the coordinator's part.

@@ -157,6 +157,9 @@ fn check_spec(header: &TensorHeader, shape: &[u32], dtype: DType) -> Result<(), 
     if header.dtype != dtype {
         return Err(Refusal::WrongDType { expected: dtype, found: header.dtype });
     }
+    if header.delta.is_some() {
+        return Err(Refusal::WrongDelta { expected: None, found: header.delta });
+    }
     if header.shape != shape {
         return Err(Refusal::WrongShape { expected: shape.to_vec(), found: header.shape.clone() });
     }
@@ -183,7 +186,7 @@ mod tests {
     }
 
     fn header(name: TensorName, shape: &[u32]) -> TensorHeader {
-        TensorHeader { job: JOB, epoch: Epoch(1), name, shape: shape.to_vec(), dtype: DType::F32 }
+        TensorHeader { job: JOB, epoch: Epoch(1), name, shape: shape.to_vec(), dtype: DType::F32, delta: None }
     }
 
     fn admit(admission: &SessionAdmission, header: &TensorHeader) -> Result<(), Refusal> {

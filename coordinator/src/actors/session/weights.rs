@@ -56,8 +56,14 @@ async fn read(store: Arc<ModelStore>, digest: [u8; 32]) -> Result<TensorFrame, S
         let stored = store.stored(&digest)?;
         let name = TensorName::Weight(digest);
         // Parameters belong to no job: the same bytes serve all.
-        let header =
-            TensorHeader { job: JobId(0), epoch: Epoch(0), name, shape: stored.shape.clone(), dtype: stored.dtype };
+        let header = TensorHeader {
+            job: JobId(0),
+            epoch: Epoch(0),
+            name,
+            shape: stored.shape.clone(),
+            dtype: stored.dtype,
+            delta: None,
+        };
         Ok(TensorFrame { header, payload: Bytes::copy_from_slice(&stored.bytes) })
     });
     match reading.await {
