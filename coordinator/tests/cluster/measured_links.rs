@@ -6,7 +6,7 @@ use std::time::Duration;
 use asyncdiff_coordinator::job::JobState;
 use asyncdiff_coordinator::local_workers::{Pace, SimulatedWorker};
 use asyncdiff_coordinator::{Limits, PlannedJob};
-use asyncdiff_plan::{Rank, Wishes};
+use asyncdiff_plan::{Encoding, Rank, Wishes};
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::faulty::Faults;
 use asyncdiff_transport::network::SimulatedNetwork;
@@ -33,9 +33,10 @@ fn rate(bytes_per_second: u64) -> Faults {
     Faults { bytes_per_second: NonZeroU64::new(bytes_per_second), ..Faults::default() }
 }
 
-/// A split of the layers is up to the policy; one of the guidance halves, which crosses no link, is not asked for.
+/// A split of the layers is up to the policy; one of the guidance halves, which crosses no link, is not asked for, nor fewer bits, which
+/// would make a slow link worth using.
 fn open_wishes() -> Wishes {
-    Wishes { warm_up: Some(1), split_guidance: Some(false), ..Wishes::default() }
+    Wishes { warm_up: Some(1), split_guidance: Some(false), encoding: Some(Encoding::Full), ..Wishes::default() }
 }
 
 async fn planned(cluster: &TestCluster) -> PlannedJob {
