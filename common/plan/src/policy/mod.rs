@@ -126,7 +126,9 @@ pub struct Choice {
     pub placed: PlacedPlan,
     /// What it is expected to take.
     pub prediction: Prediction,
-    /// Why, in one line.
+    /// The plan in one line, without figures that differ from one measurement to the next: what a picture's file may say.
+    pub outline: String,
+    /// The same and why, in one line.
     pub reason: String,
     /// Wishes that have no effect here.
     pub notes: Vec<String>,
@@ -187,9 +189,15 @@ pub fn choose(wishes: &Wishes, situation: &Situation<'_>) -> Result<Choice, Poli
     let encoded = predicted.into_iter().map(|candidate| encoding::choose(wishes, situation, candidate, &costs));
     let best = encoded.min_by(|one, other| score(one).total_cmp(&score(other)));
     let (draft, prediction) = best.ok_or(PlacementError::NoRanks)?;
-    let reason = reason(&draft, &prediction, exact && wishes.prefer != Prefer::Exact);
+    let outline = outline(&draft);
+    let why = if exact && wishes.prefer != Prefer::Exact {
+        "; too few steps for hidden states that are a round old"
+    } else {
+        ""
+    };
+    let reason = format!("{outline}: {:.2}x of one worker predicted{why}", prediction.speed_up());
     let notes = notes(wishes, situation, draft.components());
-    Ok(Choice { placed: draft.placed, prediction, reason, notes })
+    Ok(Choice { placed: draft.placed, prediction, outline, reason, notes })
 }
 
 impl Wishes {
@@ -200,7 +208,7 @@ impl Wishes {
     }
 }
 
-fn reason(draft: &Draft, prediction: &Prediction, few_steps: bool) -> String {
+fn outline(draft: &Draft) -> String {
     let (schedule, components) = (&draft.placed.plan.schedule, draft.components());
     let split = match draft.shape {
         Some(CutShape::Contiguous) if components > 1 => " (contiguous)",
@@ -210,13 +218,12 @@ fn reason(draft: &Draft, prediction: &Prediction, few_steps: bool) -> String {
     };
     let parts = if components == 1 { "1 component".to_owned() } else { format!("{components} components{split}") };
     let lanes = if schedule.guidance == Guidance::Split { ", guidance halves in lanes of their own" } else { "" };
-    let why = if few_steps { "; too few steps for hidden states that are a round old" } else { "" };
     let exact = if draft.is_exact() {
         "all steps exact".to_owned()
     } else {
         format!("stride {}, warm-up {}", schedule.stride, schedule.warm_up_steps())
     };
-    format!("{parts}, {exact}{lanes}: {:.2}x of one worker predicted{why}", prediction.speed_up())
+    format!("{parts}, {exact}{lanes}")
 }
 
 fn notes(wishes: &Wishes, situation: &Situation<'_>, components: usize) -> Vec<String> {

@@ -129,7 +129,7 @@ impl Finishing {
             ("seed", settings.seed.to_string()),
             ("steps", settings.steps.to_string()),
             ("guidance_scale", settings.guidance_scale.to_string()),
-            ("plan", self.choice.reason.clone()),
+            ("plan", self.choice.outline.clone()),
         ];
         if !negative_prompt.is_empty() {
             texts.push(("negative_prompt", negative_prompt.clone()));
