@@ -166,6 +166,8 @@ pub struct JobSummary {
     pub predicted_bytes_per_step: f64,
     /// How hidden states travelled after the warm-up: such as `delta8`, or by edge where edges differ.
     pub encoding: String,
+    /// The share of the denoising loop in which each rank computed.
+    pub busy: Vec<f64>,
     /// Bytes of parameters resident at each rank.
     pub resident_bytes: Vec<u64>,
     /// Peak resident memory of each rank's process.

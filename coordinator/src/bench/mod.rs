@@ -87,7 +87,7 @@ impl PipelineBench {
                 "{repeat}/{}: one worker {:.2} s, two workers {:.2} s, two copies {longer:.2} s",
                 self.repeats, one.denoise_seconds, two.denoise_seconds
             ));
-            measured.one.push(one.denoise_seconds);
+            measured.one.push(one);
             measured.copies.push(longer);
             measured.two.push(two);
         }
@@ -146,8 +146,8 @@ impl PipelineBench {
 /// What was measured, by repeat.
 #[derive(Default)]
 struct Measured {
-    /// Seconds of one worker's denoising loop.
-    one: Vec<f64>,
+    /// How one worker's jobs went.
+    one: Vec<JobSummary>,
     /// How the two workers' jobs went.
     two: Vec<JobSummary>,
     /// Seconds of the slower of two workers that each make a picture of their own at the same time.

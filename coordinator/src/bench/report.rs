@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::hardware::hardware;
 use super::median::median;
 use super::{Measured, PipelineBench};
+use crate::job::JobSummary;
 
 /// What [`PipelineBench`](super::PipelineBench) found. Times are medians over the repeats.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -37,6 +38,10 @@ pub struct PipelineReport {
     pub of_reachable: f64,
     /// The planner's prediction for two workers, divided by what they took.
     pub predicted_over_measured: f64,
+    /// The share of the time in which each of the two workers computed, and last that of one alone.
+    pub busy: Vec<f64>,
+    /// Seconds that the two computed together, divided by those that one alone did: more than 1 where caches and cores are shared.
+    pub computing: f64,
     /// Bytes per step between the workers, counted by the links.
     pub bytes_per_step: f64,
     /// The plan's prediction, divided by that.
@@ -64,17 +69,19 @@ impl PipelineReport {
         largest_share: f64,
         weights: Vec<WorkerWeights>,
     ) -> Option<Self> {
-        let two: Vec<f64> = measured.two.iter().map(|job| job.denoise_seconds).collect();
+        let seconds = |jobs: &[JobSummary]| -> Vec<f64> { jobs.iter().map(|job| job.denoise_seconds).collect() };
+        let (one, two) = (seconds(&measured.one), seconds(&measured.two));
         let ratios = |over: &[f64], times: f64| -> Option<f64> {
-            median(measured.one.iter().zip(over).map(|(one, over)| times * one / over).collect())
+            median(one.iter().zip(over).map(|(one, over)| times * one / over).collect())
         };
-        let summary = measured.two.last()?;
+        let (alone, summary) = (measured.one.last()?, measured.two.last()?);
+        let busy_seconds = |job: &JobSummary| job.denoise_seconds * job.busy.iter().sum::<f64>();
         let (steps, warm_up) = (f64::from(summary.steps), f64::from(summary.warm_up));
         let rounds = (steps - warm_up) * largest_share / f64::from(summary.stride);
         let (ideal_speed_up, speed_up) = (steps / (warm_up + rounds), ratios(&two, 1.0)?);
         let independent_copies = ratios(&measured.copies, 2.0)?;
         let of_summaries =
-            |figure: fn(&crate::job::JobSummary) -> f64| median(measured.two.iter().map(figure).collect());
+            |figure: fn(&JobSummary) -> f64| median(measured.two.iter().map(figure).collect());
         Some(Self {
             hardware: hardware(),
             version: env!("CARGO_PKG_VERSION"),
@@ -83,13 +90,15 @@ impl PipelineReport {
             warm_up: summary.warm_up,
             repeats: bench.repeats,
             threads_per_worker: bench.threads_per_worker,
-            one_worker_seconds: median(measured.one.clone())?,
+            one_worker_seconds: median(one.clone())?,
             two_workers_seconds: median(two)?,
             speed_up,
             ideal_speed_up,
             independent_copies,
             of_reachable: speed_up / (ideal_speed_up * independent_copies / 2.0),
             predicted_over_measured: of_summaries(|job| job.predicted_seconds / job.denoise_seconds)?,
+            busy: summary.busy.iter().chain(&alone.busy).copied().collect(),
+            computing: busy_seconds(summary) / busy_seconds(alone),
             bytes_per_step: of_summaries(|job| job.bytes_per_step)?,
             predicted_bytes_over_counted: of_summaries(|job| job.predicted_bytes_per_step / job.bytes_per_step)?,
             turnaround_seconds: of_summaries(|job| job.turnaround_seconds)?,
@@ -104,6 +113,7 @@ impl PipelineReport {
             let ratio = weights.resident_bytes as f64 / weights.share_bytes as f64;
             format!("{:.1} MiB ({ratio:.2} of its share)", weights.resident_bytes as f64 / f64::from(1 << 20))
         });
+        let percent = |share: &f64| format!("{:.0} %", 100.0 * share);
         let rows = [
             ("hardware", self.hardware.clone()),
             (
@@ -128,6 +138,14 @@ impl PipelineReport {
                 format!(
                     "{:.2}x; the speed-up is {:.2} of what that allows",
                     self.independent_copies, self.of_reachable
+                ),
+            ),
+            (
+                "computing",
+                format!(
+                    "{} of the time; together {:.3} times as long as one alone",
+                    self.busy.iter().map(percent).collect::<Vec<_>>().join(", "),
+                    self.computing
                 ),
             ),
             ("predicted / measured time", format!("{:.2}", self.predicted_over_measured)),

@@ -36,6 +36,9 @@ pub fn run_report(summary: &JobSummary, alone: &Alone) -> String {
     table.add_row(["speed-up".to_owned(), format!("{speed_up:.2}x")]);
     let bytes = format!("{} ({})", format_bytes(summary.bytes_per_step), summary.encoding);
     table.add_row(["bytes per step between workers".to_owned(), bytes]);
+    for (worker, busy) in summary.workers.iter().zip(&summary.busy) {
+        table.add_row([format!("computing at {worker}"), format!("{:.0} % of the denoising time", 100.0 * busy)]);
+    }
     let coordinator = format_bytes(summary.coordinator_peak_memory_bytes as f64);
     table.add_row(["peak memory of the coordinator".to_owned(), coordinator]);
     for (rank, worker) in summary.workers.iter().enumerate() {
@@ -84,6 +87,7 @@ mod tests {
             bytes_per_step: 65536.0,
             predicted_bytes_per_step: 65000.0,
             encoding: "delta8".into(),
+            busy: vec![0.95, 0.875],
             resident_bytes: vec![1 << 20, 1 << 21],
             peak_memory_bytes: vec![1 << 26],
             coordinator_peak_memory_bytes: 1 << 27,
@@ -101,6 +105,7 @@ mod tests {
             "60.0 ms",
             "1.50x",
             "64.0 KiB",
+            "88 % of the denoising time",
             "64.0 MiB, of which 1.00 MiB",
             "128 MiB",
             "unknown",

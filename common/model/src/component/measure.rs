@@ -1,24 +1,29 @@
 //! What layers cost on this device, measured without a checkpoint: the costs that a partition is balanced by.
 //!
-//! A layer's time depends on its operation and shapes, not on the numbers in its weights, so weights are made by formula.
-//! One layer is held at a time and equal layers are measured once: little memory, and a fraction of a second for a small network.
+//! A layer's time depends on its operation and shapes, not on the numbers in its weights, so weights are made by formula, and equal layers
+//! are measured once. It also depends on what a cache still holds: within a step, the other layers' weights have gone through it since a layer
+//! ran last. So layers are timed in turns, in the program's order, as many together as a few of the largest caches hold: little memory, and a fraction of a
+//! second for a small network.
 
 use std::time::{Duration, Instant};
 
 use asyncdiff_plan::{LayerId, Operand};
 
-use super::Component;
+use super::{Component, layer_memory};
 use crate::ModelError;
 use crate::checkpoint::FormulaWeights;
 use crate::families::{DenoiserProgram, LayerOp};
 use crate::formula;
 use crate::kernels::{Kernels, Value};
 
-/// Timed runs after one run to warm up. The shortest counts: whatever else runs on the machine can only lengthen one.
-const TIMED_RUNS: usize = 3;
+/// Rounds that are timed after one to warm up. The shortest time counts: whatever else runs on the machine can only lengthen one.
+const TIMED_ROUNDS: usize = 3;
 
-/// A layer that took longer than this is not timed again: noise is small against it, and measuring delays the start.
+/// Layers that took longer than this together are not timed again: noise is small against it, and measuring delays the start.
 const LONG_ENOUGH: Duration = Duration::from_millis(200);
+
+/// Bytes of weights that take turns: several times a core's share of the last cache.
+const TURN_BYTES: u64 = 128 << 20;
 
 /// Seed of the weights and operands; any would do.
 const SEED: u64 = 1;
@@ -30,25 +35,54 @@ pub fn measure(
     rows: usize,
     layers: &[LayerId],
 ) -> Result<Vec<Duration>, ModelError> {
-    let mut measured: Vec<(&LayerOp, Vec<Vec<usize>>, Duration)> = Vec::new();
-    let mut durations = Vec::with_capacity(layers.len());
-    for &layer in layers {
-        let Some(op) = program.ops.get(layer.index()) else {
-            return Err(ModelError::NoSuchLayer { layer });
-        };
-        let shapes = operand_shapes(program, layer, rows);
-        let known = measured.iter().find(|(known, known_shapes, _)| *known == op && *known_shapes == shapes);
-        let duration = match known {
-            Some(&(_, _, duration)) => duration,
-            None => {
-                let duration = measure_layer(program, kernels, layer, &shapes)?;
-                measured.push((op, shapes, duration));
-                duration
-            }
-        };
-        durations.push(duration);
+    let (subjects, subject_of) = subjects(program, rows, layers)?;
+    let mut durations = Vec::with_capacity(subjects.len());
+    let mut rest = &subjects[..];
+    while !rest.is_empty() {
+        let (group, behind) = rest.split_at(turns(program, kernels, rows, rest));
+        durations.extend(measure_in_turns(program, kernels, group)?);
+        rest = behind;
     }
-    Ok(durations)
+    Ok(subject_of.into_iter().map(|subject| durations[subject]).collect())
+}
+
+/// A layer that stands for all that are equal to it.
+struct Subject<'a> {
+    layer: LayerId,
+    op: &'a LayerOp,
+    shapes: Vec<Vec<usize>>,
+}
+
+/// The layers that differ, and by layer which of them it is.
+fn subjects<'a>(
+    program: &'a DenoiserProgram,
+    rows: usize,
+    layers: &[LayerId],
+) -> Result<(Vec<Subject<'a>>, Vec<usize>), ModelError> {
+    let mut subjects: Vec<Subject<'_>> = Vec::new();
+    let mut subject_of = Vec::with_capacity(layers.len());
+    for &layer in layers {
+        let op = program.ops.get(layer.index()).ok_or(ModelError::NoSuchLayer { layer })?;
+        let shapes = operand_shapes(program, layer, rows);
+        let known = subjects.iter().position(|subject| subject.op == op && subject.shapes == shapes);
+        subject_of.push(known.unwrap_or(subjects.len()));
+        if known.is_none() {
+            subjects.push(Subject { layer, op, shapes });
+        }
+    }
+    Ok((subjects, subject_of))
+}
+
+/// How many of these take turns.
+fn turns(program: &DenoiserProgram, kernels: &Kernels, rows: usize, subjects: &[Subject<'_>]) -> usize {
+    let mut held = 0;
+    let bytes = |subject: &Subject<'_>| layer_memory(program, kernels, rows, subject.layer).resident_bytes;
+    let fitting = subjects.iter().take_while(|subject| {
+        let fits = held < TURN_BYTES;
+        held += bytes(subject);
+        fits
+    });
+    fitting.count()
 }
 
 fn operand_shapes(program: &DenoiserProgram, layer: LayerId, rows: usize) -> Vec<Vec<usize>> {
@@ -62,30 +96,39 @@ fn operand_shapes(program: &DenoiserProgram, layer: LayerId, rows: usize) -> Vec
         .collect()
 }
 
-fn measure_layer(
+/// A layer with its weights and something to compute with.
+struct Loaded {
+    layer: LayerId,
+    component: Component,
+    operands: Vec<Value>,
+    shortest: Duration,
+}
+
+fn measure_in_turns(
     program: &DenoiserProgram,
     kernels: &Kernels,
-    layer: LayerId,
-    shapes: &[Vec<usize>],
-) -> Result<Duration, ModelError> {
-    let component = Component::load(program, &[layer], &FormulaWeights { seed: SEED }, kernels)?;
+    group: &[Subject<'_>],
+) -> Result<Vec<Duration>, ModelError> {
     let operand = |shape: &Vec<usize>| kernels.value(shape, &formula::noise("measure", shape, SEED));
-    let operands: Vec<Value> = shapes.iter().map(operand).collect::<Result<_, _>>()?;
-    let operands: Vec<&Value> = operands.iter().collect();
-    let time = || {
-        let start = Instant::now();
-        component.run_layer(layer, &operands)?;
-        // A GPU computes in the background; on a CPU this does nothing.
-        kernels.synchronize()?;
-        Ok::<_, ModelError>(start.elapsed())
+    let load = |&Subject { layer, ref shapes, .. }: &Subject<'_>| {
+        let component = Component::load(program, &[layer], &FormulaWeights { seed: SEED }, kernels)?;
+        let operands: Vec<Value> = shapes.iter().map(operand).collect::<Result<_, _>>()?;
+        Ok(Loaded { layer, component, operands, shortest: Duration::MAX })
     };
-    let first = time()?;
-    if first > LONG_ENOUGH {
-        return Ok(first);
+    let mut loaded: Vec<Loaded> = group.iter().map(load).collect::<Result<_, ModelError>>()?;
+    for round in 0..=TIMED_ROUNDS {
+        let began = Instant::now();
+        for subject in &mut loaded {
+            let operands: Vec<&Value> = subject.operands.iter().collect();
+            let start = Instant::now();
+            subject.component.run_layer(subject.layer, &operands)?;
+            // A GPU computes in the background; on a CPU this does nothing.
+            kernels.synchronize()?;
+            subject.shortest = subject.shortest.min(start.elapsed());
+        }
+        if round == 0 && began.elapsed() > LONG_ENOUGH {
+            break;
+        }
     }
-    let mut shortest = first;
-    for _run in 0..TIMED_RUNS {
-        shortest = shortest.min(time()?);
-    }
-    Ok(shortest)
+    Ok(loaded.iter().map(|subject| subject.shortest).collect())
 }

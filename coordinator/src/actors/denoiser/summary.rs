@@ -34,6 +34,7 @@ pub(super) fn summarize(
         bytes_per_step: sent as f64 / f64::from(steps),
         predicted_bytes_per_step: choice.prediction.bytes_per_step,
         encoding: encoding(&choice.prediction.edges),
+        busy: reports.iter().map(|report| report.busy_seconds / recorded.denoise_seconds).collect(),
         resident_bytes: reports.iter().map(|report| report.resident_bytes).collect(),
         peak_memory_bytes: reports.iter().map(|report| report.peak_memory_bytes).collect(),
         coordinator_peak_memory_bytes: system::peak_memory_bytes(),
