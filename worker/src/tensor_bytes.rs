@@ -71,6 +71,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_peer_sent_is_used_where_it_is_if_it_is_aligned() {
+        let kernels = Kernels::for_device(&Device::Cpu);
+        let sent = kernels.value(&[2, 3, 2, 4], &(0..48).map(|index| index as f32).collect::<Vec<_>>()).unwrap();
+        let bytes = sent.to_bytes().unwrap();
+        let shifted = Bytes::from([&[0], &bytes[..]].concat()).slice(1..);
+        for (bytes, in_place) in [(&bytes, true), (&shifted, shifted.as_ptr().addr() % 4 == 0)] {
+            let received = kernels.value_from_bytes(&[2, 3, 2, 4], bytes).unwrap();
+            assert_eq!(received.to_elements().unwrap(), sent.to_elements().unwrap());
+            let part = received.narrow(1..2);
+            assert_eq!(part.to_bytes().unwrap(), bytes[96..]);
+            assert_eq!(part.to_bytes().unwrap().as_ptr() == bytes[96..].as_ptr(), in_place);
+            let joined = Value::concatenate(&[part, received.narrow(0..1)]).unwrap();
+            assert_eq!(joined.to_bytes().unwrap(), [&bytes[96..], &bytes[..96]].concat());
+        }
+    }
+
+    #[test]
     fn a_shape_that_overflows_has_no_byte_count() {
         assert_eq!(byte_count(&[u32::MAX; 3], DType::F32), None);
         assert_eq!(byte_count(&[2, 3], DType::F16), Some(12));

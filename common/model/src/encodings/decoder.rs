@@ -115,7 +115,7 @@ fn add(
 fn decode_alone(
     encoding: Encoding,
     shape: &[usize],
-    payload: &[u8],
+    payload: &Bytes,
     kernels: &Kernels,
 ) -> Result<Value, EncodingError> {
     let half = |half| kernels.value_filled(shape, |elements| decode_half(isa(kernels), half, payload, elements));

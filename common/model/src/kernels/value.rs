@@ -27,6 +27,8 @@ pub(super) enum Data {
     Candle(Tensor),
     /// The same, in the process' memory; there may be more rows than the value has.
     Host(Arc<Floats>),
+    /// The same, where a link has left it: little-endian on a machine that is, aligned to an element.
+    Received(Bytes),
 }
 
 /// The axes behind the batch axis, as the rest of the world has them: `[channels, height, width]`, `[tokens, width]`, `[width]` or none.
@@ -86,6 +88,17 @@ impl Value {
         let (rows, axes) = split(shape, elements)?;
         let floats = cpu.filled_buffer(elements, |floats| fill(floats, axes.extent()))?;
         Ok(Self::new(axes, rows, Data::Host(floats)))
+    }
+
+    /// From elements where a link has left them; `None` where they cannot be read in place.
+    ///
+    /// # Shapes
+    /// - `bytes`: `[rows, height, width, channels]`, little-endian
+    pub(super) fn received(shape: &[usize], bytes: &Bytes) -> Result<Option<Self>, ModelError> {
+        let elements: Option<&[f32]> = bytemuck::try_cast_slice(bytes).ok();
+        let Some(elements) = elements.filter(|_| cfg!(target_endian = "little")) else { return Ok(None) };
+        let (rows, axes) = split(shape, elements.len())?;
+        Ok(Some(Self::new(axes, rows, Data::Received(bytes.clone()))))
     }
 
     /// From a candle tensor, which stays on its device.
@@ -159,7 +172,7 @@ impl Value {
                 let tensors: Vec<Tensor> = pieces.iter().map(Self::tensor).collect::<Result<_, _>>()?;
                 Data::Candle(Tensor::cat(&tensors, 0)?)
             }
-            Data::Host(_) => {
+            Data::Host(_) | Data::Received(_) => {
                 let mut floats = Floats::zeros(rows * first.axes.extent().elements())?;
                 let mut rest = &mut floats[..];
                 for piece in pieces {
@@ -185,7 +198,7 @@ impl Value {
                 copied = self.tensor()?.flatten_all()?.to_vec1::<f32>()?;
                 &copied[..]
             }
-            Data::Host(_) => self.elements()?,
+            Data::Host(_) | Data::Received(_) => self.elements()?,
         };
         if self.axes.count < 3 {
             return Ok(elements.to_vec());
@@ -207,9 +220,11 @@ impl Value {
                 Ok(elements.iter().flat_map(|element| element.to_le_bytes()).collect())
             }
             Data::Host(floats) => {
-                let row = self.axes.extent().elements();
-                let range = self.rows.start * row..self.rows.end * row;
-                Ok(Bytes::from_owner(Travelling { elements: Arc::clone(floats), range }))
+                Ok(Bytes::from_owner(Travelling { elements: Arc::clone(floats), range: self.range() }))
+            }
+            Data::Received(bytes) => {
+                let range = self.range();
+                Ok(bytes.slice(range.start * size_of::<f32>()..range.end * size_of::<f32>()))
             }
         }
     }
@@ -221,7 +236,7 @@ impl Value {
     pub fn with_elements<R>(&self, read: impl FnOnce(&[f32]) -> R) -> Result<R, ModelError> {
         match &self.data {
             Data::Candle(_) => Ok(read(&self.tensor()?.flatten_all()?.to_vec1::<f32>()?)),
-            Data::Host(_) => Ok(read(self.elements()?)),
+            Data::Host(_) | Data::Received(_) => Ok(read(self.elements()?)),
         }
     }
 
@@ -238,10 +253,8 @@ impl Value {
     pub(super) fn elements(&self) -> Result<&[f32], ModelError> {
         match &self.data {
             Data::Candle(_) => Err(candle_core::Error::msg("a value of another device").into()),
-            Data::Host(floats) => {
-                let row = self.axes.extent().elements();
-                Ok(&floats[self.rows.start * row..self.rows.end * row])
-            }
+            Data::Host(floats) => Ok(&floats[self.range()]),
+            Data::Received(bytes) => Ok(&bytemuck::cast_slice(bytes)[self.range()]),
         }
     }
 
@@ -250,8 +263,14 @@ impl Value {
     pub(super) fn tensor(&self) -> Result<Tensor, ModelError> {
         match &self.data {
             Data::Candle(tensor) => Ok(tensor.narrow(0, self.rows.start, self.rows.len())?),
-            Data::Host(_) => Err(candle_core::Error::msg("a value of another device").into()),
+            Data::Host(_) | Data::Received(_) => Err(candle_core::Error::msg("a value of another device").into()),
         }
+    }
+
+    /// Where its elements are among those of the buffer.
+    fn range(&self) -> Range<usize> {
+        let row = self.axes.extent().elements();
+        self.rows.start * row..self.rows.end * row
     }
 }
 

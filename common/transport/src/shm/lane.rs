@@ -5,8 +5,8 @@
 //! all that honest ends can owe each other.
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use asyncdiff_common::wire::TensorName;
@@ -28,6 +28,13 @@ use crate::link::{
 /// How long a tensor waits for room before it goes over QUIC: longer than a layer takes whose device will let go of
 /// what it was sent, and short enough that a receiver that keeps tensors for good cannot stop a link.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Tensors of which the peer is told together that they are released: telling wakes a thread on either side, which costs more than
+/// carrying a small tensor does.
+const RELEASED_AT_ONCE: usize = 8;
+
+/// No more bytes than this wait to be told of: a place that large is missed.
+const RELEASED_AT_ONCE_BYTES: usize = 4 << 20;
 
 /// Messages that may wait for the socket: a tensor in each direction's flight can owe one, and then there is the goodbye.
 const OUTBOX_MESSAGES: usize = 2 * TENSORS_IN_FLIGHT + 1;
@@ -53,11 +60,16 @@ pub(crate) struct LaneWriter {
     outbox: mpsc::Receiver<Message>,
 }
 
-/// Tensors from the peer that are not yet released.
+/// Tensors from the peer that are not yet released, and released ones that the peer has not heard of.
 #[derive(Default)]
-struct InFlight {
-    tensors: AtomicUsize,
-    bytes: AtomicUsize,
+struct InFlight(Mutex<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    tensors: usize,
+    bytes: usize,
+    released: Vec<u32>,
+    released_bytes: usize,
 }
 
 /// The right of a tensor from the peer to its place; dropping it gives the place back.
@@ -186,7 +198,7 @@ impl LaneReader {
                     return Some(CloseReason::PeerLost { detail });
                 }
                 Received::Message(Message::Goodbye) => return None,
-                Received::Message(Message::Released { ticket }) => self.take_back(ticket),
+                Received::Message(Message::Released { tickets }) => self.take_back(&tickets),
                 Received::Message(Message::Placed { ticket, offset, header }) => {
                     self.receive(ticket, offset, &header, incoming).await.map(|arrival| {
                         if let Some(arrival) = arrival {
@@ -202,9 +214,9 @@ impl LaneReader {
         }
     }
 
-    fn take_back(&self, ticket: u32) -> Result<(), Misbehaviour> {
-        let was_out = self.lane.ring.take_back(ticket);
-        if was_out { Ok(()) } else { Err(malformed("it releases a tensor that is not in flight")) }
+    fn take_back(&self, tickets: &[u32]) -> Result<(), Misbehaviour> {
+        let were_out = self.lane.ring.take_back(tickets);
+        if were_out { Ok(()) } else { Err(malformed("it releases a tensor that is not in flight")) }
     }
 
     /// Checks a tensor and where it is said to lie. `None` if it came too late.
@@ -217,33 +229,37 @@ impl LaneReader {
     ) -> Result<Option<Arrival>, Misbehaviour> {
         let (header, payload_bytes) = decode_header(header_bytes)?;
         let range = place(offset, payload_bytes)?;
-        let ticket = self.count_in(ticket, range.len())?;
+        let (ticket, is_crowded) = self.count_in(ticket, range.len())?;
         if incoming.check(&header)? == Admitted::Late {
             return Ok(None);
         }
         // What the peer wrote before it sent the message is seen from here on.
         fence(Ordering::Acquire);
         let (payload, ticket) = match header.name {
-            TensorName::HiddenState(_) => {
+            TensorName::HiddenState(_) if !is_crowded => {
                 (Bytes::from_owner(InPlace { peer: Arc::clone(&self.peer), range, _ticket: ticket }), None)
             }
-            // Some are checked after they came, some are kept for long.
+            // Some are checked after they came, some are kept for long, and the ring must not fill with what is read much later.
             _ => (self.copied(range).await, Some(ticket)),
         };
         let header_bytes = LENGTH_BYTES + header_bytes.len();
         Ok(Some(Arrival { frame: TensorFrame { header, payload }, header_bytes, ticket }))
     }
 
-    /// Counts a tensor as in flight. Honest peers know the bounds.
-    fn count_in(&self, number: u32, bytes: usize) -> Result<Ticket, Misbehaviour> {
+    /// Counts a tensor as in flight, and says whether more than half of what may be is. Honest peers know the bounds.
+    fn count_in(&self, number: u32, bytes: usize) -> Result<(Ticket, bool), Misbehaviour> {
         let in_flight = Arc::clone(&self.in_flight);
-        let tensors = in_flight.tensors.fetch_add(1, Ordering::Relaxed) + 1;
-        let all_bytes = in_flight.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let (tensors, all_bytes) = {
+            let mut counts = in_flight.counts();
+            counts.tensors += 1;
+            counts.bytes += bytes;
+            (counts.tensors, counts.bytes)
+        };
         let ticket = Ticket { number, bytes, in_flight, outbox: self.lane.outbox.clone() };
         if tensors > TENSORS_IN_FLIGHT || all_bytes > RING_BYTES {
             return Err(malformed("it places more than may be in flight"));
         }
-        Ok(ticket)
+        Ok((ticket, tensors > TENSORS_IN_FLIGHT / 2 || all_bytes > RING_BYTES / 2))
     }
 
     async fn copied(&self, range: Range<usize>) -> Bytes {
@@ -270,11 +286,31 @@ impl AsRef<[u8]> for InPlace {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        // Before the peer can know, who may then send the next.
-        self.in_flight.tensors.fetch_sub(1, Ordering::Relaxed);
-        self.in_flight.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        // There is room for every tensor in flight. Fails when the lane has ended, and for a peer that does not read.
-        let _ = self.outbox.try_send(Message::Released { ticket: self.number });
+        if let Some(tickets) = self.in_flight.release(self.number, self.bytes) {
+            // There is room for every tensor in flight. Fails when the lane has ended, and for a peer that does not read.
+            let _ = self.outbox.try_send(Message::Released { tickets });
+        }
+    }
+}
+
+impl InFlight {
+    /// Counts a tensor as released, which is before the peer can know. Returns those that the peer is to be told of now.
+    fn release(&self, number: u32, bytes: usize) -> Option<Vec<u32>> {
+        let mut counts = self.counts();
+        counts.tensors -= 1;
+        counts.bytes -= bytes;
+        counts.released.push(number);
+        counts.released_bytes += bytes;
+        let is_due = counts.released.len() >= RELEASED_AT_ONCE || counts.released_bytes >= RELEASED_AT_ONCE_BYTES;
+        is_due.then(|| {
+            counts.released_bytes = 0;
+            std::mem::take(&mut counts.released)
+        })
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        // Every change of the counts is complete before anything that could panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -24,10 +24,10 @@ pub(super) enum Message {
         /// The encoded header.
         header: Vec<u8>,
     },
-    /// The receiver has let go of a tensor.
+    /// The receiver has let go of tensors.
     Released {
-        /// Its number.
-        ticket: u32,
+        /// Their numbers.
+        tickets: Vec<u32>,
     },
 }
 
@@ -91,10 +91,10 @@ mod tests {
     fn messages_have_golden_bytes() {
         let mut bytes = BytesMut::new();
         let placed = Message::Placed { ticket: 3, offset: 4096, header: vec![9, 8] };
-        for message in [&placed, &Message::Released { ticket: 3 }, &Message::Goodbye] {
+        for message in [&placed, &Message::Released { tickets: vec![3, 1] }, &Message::Goodbye] {
             message.encode_into(&mut bytes).unwrap();
         }
-        let golden = [8, 0, 0, 0, 1, 3, 251, 0, 16, 2, 9, 8, 2, 0, 0, 0, 2, 3, 1, 0, 0, 0, 0];
+        let golden = [8, 0, 0, 0, 1, 3, 251, 0, 16, 2, 9, 8, 4, 0, 0, 0, 2, 2, 3, 1, 1, 0, 0, 0, 0];
         assert_eq!(&bytes[..], golden, "a change of these bytes needs a new wire version");
         assert_eq!(read_now(&bytes), Ok(Received::Message(placed)));
     }

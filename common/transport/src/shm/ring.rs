@@ -66,11 +66,14 @@ impl Ring {
         Some(self.send_slot(loan.range.clone()).await)
     }
 
-    /// The receiver has let go of a payload. Returns whether it had one of that number.
-    pub(super) fn take_back(&self, ticket: u32) -> bool {
-        let was_out = self.slots().take_back(ticket);
+    /// The receiver has let go of payloads. Returns whether it had one of each number.
+    pub(super) fn take_back(&self, tickets: &[u32]) -> bool {
+        let were_out = {
+            let mut slots = self.slots();
+            tickets.iter().all(|&ticket| slots.take_back(ticket))
+        };
         self.returned.notify_waiters();
-        was_out
+        were_out
     }
 
     async fn send_slot(&self, range: Range<usize>) -> Sent {

@@ -11,7 +11,7 @@ use super::{channels, hidden_state};
 use crate::PeerName;
 use crate::conformance::{noise, tensor, until, within};
 use crate::link::{AdmitEverything, CloseReason, Incoming, Link, Misbehaviour, Outgoing, OutgoingTensor, open};
-use crate::shm::message::Message;
+use crate::shm::message::{Message, Received, read};
 use crate::shm::ring::Ring;
 use crate::shm::{Lane, RING_BYTES, TENSORS_IN_FLIGHT, open_lane};
 
@@ -101,7 +101,7 @@ async fn more_in_flight_than_allowed_ends_the_link() {
 #[tokio::test]
 async fn a_release_of_what_was_not_sent_ends_the_link() {
     let mut victim = Victim::new().await;
-    victim.say(&[Message::Released { ticket: 0 }]).await;
+    victim.say(&[Message::Released { tickets: vec![0] }]).await;
     assert!(victim.accused_of().await.to_string().contains("not in flight"));
 }
 
@@ -109,7 +109,7 @@ async fn a_release_of_what_was_not_sent_ends_the_link() {
 async fn a_second_release_ends_the_link() {
     let mut victim = Victim::new().await;
     let Ok(()) = victim.lane.send(OutgoingTensor::new(tensor(1, 10)).unwrap()).await else { panic!("there is room") };
-    victim.say(&[Message::Released { ticket: 0 }, Message::Released { ticket: 0 }]).await;
+    victim.say(&[Message::Released { tickets: vec![0, 0] }]).await;
     assert!(victim.accused_of().await.to_string().contains("not in flight"));
 }
 
@@ -161,6 +161,43 @@ async fn what_is_checked_after_it_came_cannot_be_changed_any_more() {
     assert_eq!(received, honest);
 }
 
+#[tokio::test]
+async fn releases_are_told_together_and_large_ones_at_once() {
+    let mut victim = Victim::new().await;
+    let mut receive = async |first: u32, count: u32, bytes: usize| {
+        let messages: Vec<Message> = (first..first + count).map(|ticket| placed(ticket, 0, bytes)).collect();
+        victim.say(&messages).await;
+        for _ in 0..count {
+            within(victim.link.tensors.tensor()).await.unwrap();
+        }
+    };
+    receive(0, 9, 10).await;
+    receive(9, 1, 5 << 20).await;
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        match within(read(&mut victim.socket)).await.unwrap() {
+            Received::Message(Message::Released { tickets }) => told.push(tickets),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(told, [(0..8).collect::<Vec<u32>>(), vec![8, 9]]);
+}
+
+#[tokio::test]
+async fn what_comes_when_the_ring_is_half_full_is_copied_out() {
+    let mut victim = Victim::new().await;
+    let half = TENSORS_IN_FLIGHT as u32 / 2;
+    let messages: Vec<Message> = (0..=half).map(|ticket| placed(ticket, 0, 10)).collect();
+    victim.say(&messages).await;
+    let mut kept = Vec::new();
+    for _ in 0..=half {
+        kept.push(within(victim.link.tensors.tensor()).await.unwrap());
+    }
+    let mut loan = victim.ring.lend(10).unwrap();
+    loan.fill(1);
+    assert_eq!([&kept[0].payload[..], &kept[half as usize].payload[..]], [[1; 10], [0; 10]]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_ring_is_waited_for_and_then_gone_around() {
     let mut victim = Victim::new().await;
@@ -170,7 +207,7 @@ async fn a_full_ring_is_waited_for_and_then_gone_around() {
     assert!(unsent.frame == hidden_state(3, RING_BYTES / 2), "it can take another way");
     let waiting = victim.lane.clone();
     let waiting = tokio::spawn(async move { waiting.send(half(3)).await.is_ok() });
-    victim.say(&[Message::Released { ticket: 0 }]).await;
+    victim.say(&[Message::Released { tickets: vec![0] }]).await;
     assert!(within(waiting).await.unwrap(), "it goes as soon as there is room");
 }
 
@@ -187,7 +224,7 @@ async fn what_was_lent_is_sent_without_a_copy_and_comes_back() {
     // A copy would have left no room for all the rest of the ring.
     let rest = victim.lane.lend(RING_BYTES - (3 << 20)).unwrap();
     assert!(victim.lane.lend(1).is_none());
-    victim.say(&[Message::Released { ticket: 0 }]).await;
+    victim.say(&[Message::Released { tickets: vec![0] }]).await;
     let lane = victim.lane.clone();
     until(|| lane.lend(3 << 20).is_some_and(|again| again.as_ptr() == address)).await;
     drop(rest);

@@ -8,7 +8,7 @@ use crate::conformance::{tensor, until, within};
 use crate::link::{CloseReason, Link, LinkKind, TensorFrame};
 use crate::quic::tests::{Cluster, join_openly};
 use crate::quic::{QuicConfig, QuicNode, SharedMemory};
-use crate::shm::RING_BYTES;
+use crate::shm::{RING_BYTES, TENSORS_IN_FLIGHT};
 
 struct Joined {
     first: Link,
@@ -77,11 +77,11 @@ async fn a_tensor_larger_than_the_ring_goes_over_quic() {
 #[tokio::test]
 async fn a_receiver_that_keeps_everything_does_not_stop_the_link() {
     let Joined { first, mut second, nodes: _nodes } = join(&Cluster::of_one_host()).await;
-    let all = 70;
+    let all = TENSORS_IN_FLIGHT as u32 + 10;
     let sender = first.sender.clone();
     let sending = tokio::spawn(async move {
         for number in 0..all {
-            sender.send_tensor(hidden_state(number, 1 << 20)).await.unwrap();
+            sender.send_tensor(hidden_state(number, 1 << 16)).await.unwrap();
         }
     });
     let mut kept = HashMap::new();
@@ -91,7 +91,7 @@ async fn a_receiver_that_keeps_everything_does_not_stop_the_link() {
     }
     sending.await.unwrap();
     for number in 0..all {
-        let sent = hidden_state(number, 1 << 20);
+        let sent = hidden_state(number, 1 << 16);
         assert!(kept[&sent.header.name] == sent, "{number}");
     }
 }
