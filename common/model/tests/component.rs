@@ -93,6 +93,54 @@ fn wrong_operands_are_refused_by_layer_and_operand() {
     assert!(error("time_embedding", &[&vector]).contains("timestep"));
 }
 
+/// Memory that starts at a line of the cache, or some bytes behind one.
+struct Lines {
+    bytes: Vec<u8>,
+    range: std::ops::Range<usize>,
+}
+
+impl Lines {
+    fn new(len: usize, behind: usize) -> Self {
+        let bytes = vec![0; len + 128];
+        let start = bytes.as_ptr().align_offset(64) + behind;
+        Self { bytes, range: start..start + len }
+    }
+}
+
+impl std::ops::Deref for Lines {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.range.clone()]
+    }
+}
+
+impl std::ops::DerefMut for Lines {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.range.clone()]
+    }
+}
+
+#[test]
+fn a_layer_writes_to_what_is_lent_if_it_fits() {
+    let golden = Golden::open("sd21");
+    let program = golden.program();
+    let layer = program.program.find("conv_in").unwrap();
+    let component = load(&program, &golden, &[layer]);
+    let latents = component.kernels().value_of(&inputs(&golden).0).unwrap();
+    let expected = component.run_layer(layer, &[&latents]).unwrap();
+    let bytes = expected.to_bytes().unwrap().len();
+    for (len, behind, fits) in [(bytes, 0, true), (bytes + 4, 0, false), (bytes - 4, 0, false), (bytes, 4, false)] {
+        let lent = Lines::new(len, behind);
+        let address = lent.as_ptr();
+        let found = component.run_layer_into(layer, &[&latents], Some(Box::new(lent))).unwrap();
+        assert_eq!(elements(&found), elements(&expected));
+        assert_eq!(found.to_bytes().unwrap().as_ptr() == address, fits, "{len} bytes, {behind} behind a line");
+    }
+    let again = component.run_layer(layer, &[&latents]).unwrap();
+    assert_eq!(elements(&again), elements(&expected), "what was lent is not used again");
+}
+
 #[test]
 fn layers_of_other_components_are_refused() {
     let golden = Golden::open("sd21");

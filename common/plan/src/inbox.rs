@@ -226,6 +226,13 @@ impl<T: Clone> Inbox<T> {
         self.publish(Instance { value, step: id.step, lane: id.lane }, tensor)
     }
 
+    /// The ranks that read what a layer is about to write.
+    #[must_use]
+    pub fn readers_elsewhere(&self, work: &Work<T>) -> &[Rank] {
+        let instance = Instance { value: work.layer.value(), step: work.run.step, lane: work.run.lane };
+        self.sends.get(&instance).map_or(&[], Vec::as_slice)
+    }
+
     /// Whether every run is finished.
     #[must_use]
     pub fn is_finished(&self) -> bool {

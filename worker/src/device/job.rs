@@ -8,7 +8,7 @@ use asyncdiff_common::wire::{TensorName, WorkerFailure};
 use asyncdiff_model::ModelError;
 use asyncdiff_model::component::Component;
 use asyncdiff_model::encodings::{Decoder, Encoder};
-use asyncdiff_model::kernels::{Kernels, Value};
+use asyncdiff_model::kernels::{Kernels, LentMemory, Value};
 use asyncdiff_plan::{
     ComponentId, Epoch, Inbox, InputId, InputKind, Instance, Lane, Operand, Program, Rank, Source, Work,
 };
@@ -109,7 +109,18 @@ impl DeviceJob {
         let component = self.components.get(&work.run.component).ok_or_else(|| WorkerFailure::BadAssignment {
             reason: format!("a run of {} is planned, which is not assigned here", work.run.component),
         })?;
-        component.run_layer(work.layer, &operands).map_err(|error| layer_failure(name, error))
+        let computed = component.run_layer_into(work.layer, &operands, self.lent(work));
+        computed.map_err(|error| layer_failure(name, error))
+    }
+
+    /// Memory of the link that what a layer writes will be sent on as it is. Other readers get a copy.
+    fn lent(&self, work: &Work<Value>) -> Option<LentMemory> {
+        let instance = Instance { value: work.layer.value(), step: work.run.step, lane: work.run.lane };
+        let mut readers = self.inbox.readers_elsewhere(work).iter();
+        let to = readers.find(|&&to| self.encoder.sends_as_computed(instance, to))?;
+        let rows = work.run.lane.rows(self.rows as usize).len();
+        let bytes = self.program.layer(work.layer).writes.row_bytes() as usize * rows;
+        Some(Box::new(self.outlets.peers.get(to)?.lend(bytes)?))
     }
 
     /// How long a simulated device takes for a layer.

@@ -9,7 +9,7 @@ use crate::ModelError;
 use crate::checkpoint::Weights;
 use crate::families::DenoiserProgram;
 use crate::graph::Extent;
-use crate::kernels::{Computed, Kernels, Prepared, Value};
+use crate::kernels::{Computed, Kernels, LentMemory, Prepared, Value};
 
 /// A set of layers with their weights, on one device.
 pub struct Component {
@@ -73,7 +73,17 @@ impl Component {
     ///   have a single row that counts for all.
     /// - returns: `[rows, ..]` with the axes of the layer's value behind
     pub fn run_layer(&self, layer: LayerId, operands: &[&Value]) -> Result<Value, ModelError> {
-        self.run_layer_watched(layer, operands, &mut |_| ())
+        self.run_layer_watched(layer, operands, None, &mut |_| ())
+    }
+
+    /// [`Self::run_layer`], and what it writes is in lent memory, if that has its length and the device can write it.
+    pub fn run_layer_into(
+        &self,
+        layer: LayerId,
+        operands: &[&Value],
+        lent: Option<LentMemory>,
+    ) -> Result<Value, ModelError> {
+        self.run_layer_watched(layer, operands, lent, &mut |_| ())
     }
 
     /// [`Self::run_layer`], and `watch` is called after each node of its graph.
@@ -81,11 +91,12 @@ impl Component {
         &self,
         layer: LayerId,
         operands: &[&Value],
+        lent: Option<LentMemory>,
         watch: &mut dyn FnMut(Computed),
     ) -> Result<Value, ModelError> {
         let prepared = self.prepared(layer).ok_or(ModelError::NoSuchLayer { layer })?;
         self.check(layer, operands)?;
-        prepared.run_watched(operands, watch)
+        prepared.run_watched(operands, lent, watch)
     }
 
     /// A layer's graph with its kernels; `None` where the layer is not in this component.

@@ -83,7 +83,7 @@ pub fn evaluate_step(
     let mut values = constants.to_vec();
     for (layer, described) in program.layers().filter(|&(layer, _)| !program.is_constant(layer)) {
         let operands = operands(&described.reads, inputs, &values).ok_or(ModelError::NoSuchLayer { layer })?;
-        let value = component.run_layer_watched(layer, &operands, &mut |computed| watch(layer, computed))?;
+        let value = component.run_layer_watched(layer, &operands, None, &mut |computed| watch(layer, computed))?;
         if layer.value() == program.output {
             return Ok(value);
         }

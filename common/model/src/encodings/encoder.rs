@@ -51,6 +51,12 @@ impl Encoder {
         encoder
     }
 
+    /// Whether a value goes to a receiver as it was computed.
+    #[must_use]
+    pub fn sends_as_computed(&self, instance: Instance, to: Rank) -> bool {
+        self.transfers.contains_key(&(instance, to)) && !self.edges.contains_key(&(to, instance.value))
+    }
+
     /// Encodes a value for a receiver. Nothing if an older version comes first; then more than one with that.
     pub fn encode(&mut self, instance: Instance, to: Rank, value: Value) -> Result<Vec<Encoded>, EncodingError> {
         let unplanned = EncodingError::Unplanned(instance);

@@ -1,5 +1,6 @@
 //! Memory for f32 elements: whole pages of their own, so that vectors never cross a line and large ones get huge pages.
 
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 use memmap2::MmapMut;
@@ -9,11 +10,28 @@ use crate::ModelError;
 /// From this size on huge pages are asked for: one huge page of the usual size, below which none can be given.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// Elements in pages of their own, zero at first.
+/// What memory starts at: a line of the cache.
+const LINE_BYTES: usize = 64;
+
+/// Memory of somebody else for one value, such as a link's, from which the value is then sent without a copy. It is given back when the
+/// value and all that was made of it are dropped.
+pub type LentMemory = Box<dyn Lent>;
+
+/// Bytes that may be written until they are dropped.
+pub trait Lent: DerefMut<Target = [u8]> + Send + Sync {}
+
+impl<T: DerefMut<Target = [u8]> + Send + Sync> Lent for T {}
+
+/// Elements in pages of their own, zero at first, or in lent memory.
 #[derive(Debug)]
 pub(crate) struct Floats {
-    map: MmapMut,
+    memory: Memory,
     len: usize,
+}
+
+enum Memory {
+    Lent(LentMemory),
+    Own(MmapMut),
 }
 
 impl Floats {
@@ -27,7 +45,18 @@ impl Floats {
             // A kernel without them says no, and small pages serve as well.
             let _ = map.advise(memmap2::Advice::HugePage);
         }
-        Ok(Self { map, len })
+        Ok(Self { memory: Memory::Own(map), len })
+    }
+
+    /// As many elements as the memory has room for, with whatever is in there. `None` where it does not start at a line.
+    pub(crate) fn lent(memory: LentMemory) -> Option<Self> {
+        let len = memory.len() / size_of::<f32>();
+        memory.as_ptr().addr().is_multiple_of(LINE_BYTES).then_some(Self { memory: Memory::Lent(memory), len })
+    }
+
+    /// Whether the memory is somebody else's.
+    pub(crate) fn is_lent(&self) -> bool {
+        matches!(self.memory, Memory::Lent(_))
     }
 
     /// Makes room for `len` elements; what was in there is lost if there was less.
@@ -43,14 +72,30 @@ impl Deref for Floats {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &bytemuck::cast_slice(&self.map[..self.len * size_of::<f32>()])[..self.len]
+        let bytes: &[u8] = match &self.memory {
+            Memory::Lent(lent) => lent,
+            Memory::Own(map) => map,
+        };
+        bytemuck::cast_slice(&bytes[..self.len * size_of::<f32>()])
     }
 }
 
 impl DerefMut for Floats {
     fn deref_mut(&mut self) -> &mut [f32] {
-        let bytes = self.len * size_of::<f32>();
-        bytemuck::cast_slice_mut(&mut self.map[..bytes])
+        let bytes: &mut [u8] = match &mut self.memory {
+            Memory::Lent(lent) => lent,
+            Memory::Own(map) => map,
+        };
+        bytemuck::cast_slice_mut(&mut bytes[..self.len * size_of::<f32>()])
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Lent(_) => "Lent",
+            Self::Own(_) => "Own",
+        })
     }
 }
 

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use candle_core::{Device, Tensor};
 
 pub use cpu::{CAP_VARIABLE, Format, Isa, Peak};
+pub use floats::{Lent, LentMemory};
 pub use memory::GraphMemory;
 pub use prepared::{Computed, Prepared};
 pub use value::Value;

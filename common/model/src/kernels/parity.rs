@@ -190,7 +190,7 @@ fn run(kernels: &Kernels, graph: &Graph, rows: usize) -> Vec<Vec<f32>> {
         .collect();
     let operands: Vec<&Value> = operands.iter().collect();
     let mut outputs = [const { None }; 2];
-    prepared.run_into(&operands, &mut outputs, &mut |_| ()).unwrap();
+    prepared.run_into(&operands, None, &mut outputs, &mut |_| ()).unwrap();
     outputs.iter().flatten().map(|value: &Value| value.to_elements().unwrap()).collect()
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::value::{Axes, Data};
+use super::floats::{Floats, LentMemory};
 use super::{Backend, Value, cpu, reference};
 use crate::ModelError;
 use crate::checkpoint::Weights;
@@ -63,13 +64,19 @@ impl Prepared {
     /// - `operands`: one for each input, each of the input's shape; one row counts for all
     /// - returns: with as many axes as the first operand has, and one at least behind the batch axis
     pub fn run(&self, operands: &[&Value]) -> Result<Value, ModelError> {
-        self.run_watched(operands, &mut |_| ())
+        self.run_watched(operands, None, &mut |_| ())
     }
 
-    /// [`Self::run`], and `watch` is called after each node: so that a benchmark can time nodes where they run, between the others.
-    pub fn run_watched(&self, operands: &[&Value], watch: &mut dyn FnMut(Computed)) -> Result<Value, ModelError> {
+    /// [`Self::run`], and `watch` is called after each node: so that a benchmark can time nodes where they run, between the others. The
+    /// output is written to what is lent, if it has as many bytes and the device can write it.
+    pub fn run_watched(
+        &self,
+        operands: &[&Value],
+        lent: Option<LentMemory>,
+        watch: &mut dyn FnMut(Computed),
+    ) -> Result<Value, ModelError> {
         let mut outputs = [const { None }; 1];
-        self.run_into(operands, &mut outputs, watch)?;
+        self.run_into(operands, lent, &mut outputs, watch)?;
         let [output] = outputs;
         output.ok_or_else(|| self.mismatch("outputs", 0))
     }
@@ -78,6 +85,7 @@ impl Prepared {
     pub(crate) fn run_into(
         &self,
         operands: &[&Value],
+        lent: Option<LentMemory>,
         outputs: &mut [Option<Value>],
         watch: &mut dyn FnMut(Computed),
     ) -> Result<(), ModelError> {
@@ -100,13 +108,18 @@ impl Prepared {
                         *place = Some(Value::new(Axes::of(extent, like), rows, Data::Host(floats)));
                     }
                 };
-                steps.run(operands, hand_out, watch)
+                steps.run(operands, lent.and_then(Floats::lent), hand_out, watch)
             }
             Steps::Stub(cpu) => {
                 let rows = operands.iter().map(|operand| operand.rows()).max().unwrap_or(1);
+                let mut lent = lent.and_then(Floats::lent);
                 for (place, &slot) in outputs.iter_mut().zip(self.graph.outputs()) {
                     let extent = self.graph.extent(slot);
-                    let floats = cpu.filled_buffer(rows * extent.elements(), |_| ())?;
+                    let elements = rows * extent.elements();
+                    let floats = match lent.take_if(|lent| lent.len() == elements) {
+                        Some(lent) => Arc::new(lent),
+                        None => cpu.filled_buffer(elements, |_| ())?,
+                    };
                     *place = Some(Value::new(Axes::of(extent, like), rows, Data::Host(floats)));
                 }
                 Ok(())

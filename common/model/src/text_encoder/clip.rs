@@ -68,7 +68,7 @@ impl ClipTextEncoder {
     pub fn encode(&self, tokens: &[Vec<u32>]) -> Result<TextEncoding, ModelError> {
         let embedded = self.embed(tokens)?;
         let mut outputs = [const { None }; 2];
-        self.layers.run_into(&[&embedded], &mut outputs, &mut |_| ())?;
+        self.layers.run_into(&[&embedded], None, &mut outputs, &mut |_| ())?;
         let device = self.kernels.device();
         let tensor = |output: &Option<Value>| match output {
             Some(value) => value.to_tensor(device),

@@ -159,10 +159,10 @@ impl Subject {
                 evaluate_step(component, inputs, constants, &mut |layer, computed| note(Some(layer), computed))?;
             }
             Model::TextEncoder { encoder, embedded, .. } => {
-                encoder.layers().run_watched(&[embedded], &mut |computed| note(None, computed))?;
+                encoder.layers().run_watched(&[embedded], None, &mut |computed| note(None, computed))?;
             }
             Model::VaeDecoder { decoder, input, .. } => {
-                decoder.prepared().run_watched(&[input], &mut |computed| note(None, computed))?;
+                decoder.prepared().run_watched(&[input], None, &mut |computed| note(None, computed))?;
             }
         }
         Ok(observed)

@@ -16,6 +16,8 @@ pub(super) struct Memory {
     pub(super) rows: Vec<usize>,
     /// The outputs of the graph that runs.
     pub(super) outputs: Vec<Option<Arc<Floats>>>,
+    /// Where the first output of the graph that runs is to be written, if it fits.
+    pub(super) lent: Option<Floats>,
     buffers: Buffers,
 }
 
@@ -48,9 +50,19 @@ impl Memory {
         }
     }
 
-    /// Remembers a buffer, so that it is used again when nobody else holds it any more.
+    /// A buffer for an output of the graph that runs.
+    pub(super) fn take_output(&mut self, output: usize, len: usize) -> Result<Arc<Floats>, ModelError> {
+        match self.lent.take_if(|lent| output == 0 && lent.len() == len) {
+            Some(lent) => Ok(Arc::new(lent)),
+            None => self.take_buffer(len),
+        }
+    }
+
+    /// Remembers a buffer, unless it was lent, so that it is used again when nobody else holds it any more.
     pub(super) fn remember_buffer(&mut self, buffer: &Arc<Floats>) {
-        self.buffers.0.entry(buffer.len()).or_default().push(Arc::clone(buffer));
+        if !buffer.is_lent() {
+            self.buffers.0.entry(buffer.len()).or_default().push(Arc::clone(buffer));
+        }
     }
 
     /// Gives back what is not in use.

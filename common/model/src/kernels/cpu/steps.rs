@@ -60,13 +60,15 @@ impl Steps {
         })
     }
 
-    /// Runs all steps and hands out each output with its place, rows and elements; `watch` is told of each step.
+    /// Runs all steps and hands out each output with its place, rows and elements; `watch` is told of each step. The first output is written
+    /// to what is lent, if that has its length.
     ///
     /// # Shapes
     /// - `operands`: shapes checked
     pub(in crate::kernels) fn run(
         &self,
         operands: &[&Value],
+        lent: Option<Floats>,
         hand_out: &mut dyn FnMut(usize, usize, Arc<Floats>),
         watch: &mut dyn FnMut(Computed),
     ) -> Result<(), ModelError> {
@@ -74,6 +76,7 @@ impl Steps {
         let rows = operands.iter().map(|operand| operand.rows()).max().unwrap_or(0);
         let scratch = self.steps.iter().map(|step| step.scratch_floats(self, rows)).max().unwrap_or(0);
         memory.reserve(self.registers.elements.iter().map(|&elements| elements * rows), scratch)?;
+        memory.lent = lent;
         memory.rows.clear();
         memory.rows.resize(self.extents.len(), 0);
         memory.outputs.clear();
@@ -91,6 +94,7 @@ impl Steps {
             memory.remember_buffer(&floats);
             hand_out(index, memory.rows[self.output_slot(index)], floats);
         }
+        memory.lent = None;
         Ok(())
     }
 
@@ -112,7 +116,9 @@ impl Steps {
         let place = self.registers.places[step.writes];
         let mut target = match place {
             Place::Register(register) => Target::Register(memory.registers[register].take()),
-            Place::Output(_) | Place::Input(_) => Target::Output(memory.take_buffer(len)?),
+            Place::Output(output) => Target::Output(memory.take_output(output, len)?),
+            // No step writes an input.
+            Place::Input(_) => Target::Output(memory.take_buffer(len)?),
         };
         let mut scratch = memory.scratch.take();
         let mut reads: [&[f32]; OPERANDS_MAX] = [&[]; OPERANDS_MAX];
