@@ -6,8 +6,8 @@
 //!     Arrivals ◄──────────── ProbeArrived { n } ────── says so
 //! ```
 //!
-//! First a few tiny ones, one by one, for the latency; then batches, four times as large from one to the next, until one takes long enough
-//! to be timed. What came before it has opened the link's congestion window by then.
+//! First a few tiny ones, one by one, for the latency; then some together, for what each takes from the cores; then batches, four times as large
+//! from one to the next, until one takes long enough to be timed. What came before it has opened the link's congestion window by then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,9 @@ const TINY_PROBES_WITHIN: Duration = Duration::from_millis(100);
 
 /// Bytes of a probe that measures the latency.
 const TINY_BYTES: u32 = 64;
+
+/// Tiny probes that are sent together: about as many as a component sends in a step.
+const TINY_BATCH: u32 = 16;
 
 /// Bytes of the first batch: at 10 kB/s it takes three seconds, so that also such a link is measured within the deadline.
 const FIRST_BATCH_BYTES: u32 = 32 << 10;
@@ -94,12 +97,21 @@ impl PeerPath {
                 break;
             }
         }
+        let together = probes.send(&self.sender, TINY_BATCH, TINY_BYTES, processor_time).await?;
+        let busy_seconds_per_tensor = busy_seconds(&together) / f64::from(TINY_BATCH);
         let mut batch_bytes = FIRST_BATCH_BYTES;
         loop {
             let bytes = (batch_bytes / BATCH_PROBES).min(PROBE_LIMIT_BYTES);
             let timed = probes.send(&self.sender, batch_bytes / bytes, bytes, processor_time).await?;
             if timed.took.saturating_sub(round_trip) >= BATCH_TAKES || batch_bytes >= LAST_BATCH_BYTES {
-                return Ok(measurement(f64::from(batch_bytes), round_trip, &timed));
+                let tensors = busy_seconds_per_tensor * f64::from(batch_bytes / bytes);
+                let busy_seconds_per_byte = (busy_seconds(&timed) - tensors).max(0.0) / f64::from(batch_bytes);
+                return Ok(LinkMeasurement {
+                    latency_seconds: round_trip.as_secs_f64() / 2.0,
+                    bytes_per_second: throughput(f64::from(batch_bytes), round_trip, &timed),
+                    busy_seconds_per_byte,
+                    busy_seconds_per_tensor,
+                });
             }
             batch_bytes = batch_bytes.saturating_mul(GROWTH).min(LAST_BATCH_BYTES);
         }
@@ -123,12 +135,12 @@ impl Probes {
         bytes: u32,
         processor_time: ProcessorTime,
     ) -> Result<Timed, LinkError> {
-        // All share these bytes.
-        let payload = Bytes::from(vec![0; bytes as usize]);
+        // Each has bytes of its own, as hidden states have: one that is sent again comes out of the cache.
+        let payloads: Vec<Bytes> = (0..count).map(|number| vec![number as u8; bytes as usize].into()).collect();
         let numbers = self.next..self.next + u64::from(count);
         self.next = numbers.end;
         let (start, busy_before) = (Instant::now(), processor_time());
-        for number in numbers.clone() {
+        for (number, payload) in numbers.clone().zip(payloads) {
             let name = TensorName::Probe(number);
             let header = TensorHeader {
                 job: JobId(0),
@@ -138,7 +150,7 @@ impl Probes {
                 dtype: DType::U8,
                 delta: None,
             };
-            link.send_tensor(TensorFrame { header, payload: payload.clone() }).await?;
+            link.send_tensor(TensorFrame { header, payload }).await?;
         }
         let (mut missing, mut last) = (count, start);
         while missing > 0 {
@@ -155,17 +167,15 @@ impl Probes {
 
 /// The throughput is that of the whole batch without a round trip. Not from the first arrival to the last: streams share a QUIC connection,
 /// so that the first arrives when the last does, nearly.
-fn measurement(bytes: f64, round_trip: Duration, timed: &Timed) -> LinkMeasurement {
+fn throughput(bytes: f64, round_trip: Duration, timed: &Timed) -> f64 {
     let took = timed.took.as_secs_f64();
     // A round trip that was long by chance must not make the batch take no time.
-    let carrying = (took - round_trip.as_secs_f64()).max(took / 4.0).max(bytes / MOST_BYTES_PER_SECOND);
-    // Carrying is one thread's work. More processor time than that is a job's that runs meanwhile.
-    let busy = timed.busy.as_secs_f64().min(took);
-    LinkMeasurement {
-        latency_seconds: round_trip.as_secs_f64() / 2.0,
-        bytes_per_second: bytes / carrying,
-        busy_seconds_per_byte: busy / bytes,
-    }
+    bytes / (took - round_trip.as_secs_f64()).max(took / 4.0).max(bytes / MOST_BYTES_PER_SECOND)
+}
+
+/// Carrying is one thread's work. More processor time than that is a job's that runs meanwhile.
+fn busy_seconds(timed: &Timed) -> f64 {
+    timed.busy.min(timed.took).as_secs_f64()
 }
 
 #[cfg(test)]
@@ -177,18 +187,17 @@ mod tests {
     #[test]
     fn a_batch_gives_its_throughput_without_the_round_trip_and_no_more_than_a_thread_of_work() {
         let timed = Timed { took: 12 * MILLISECOND, busy: 100 * MILLISECOND };
-        let found = measurement(1e6, 2 * MILLISECOND, &timed);
-        assert!((found.bytes_per_second - 1e8).abs() < 1.0, "{found:?}");
-        assert_eq!((found.latency_seconds, found.busy_seconds_per_byte), (0.001, 0.012 / 1e6));
+        let found = throughput(1e6, 2 * MILLISECOND, &timed);
+        assert!((found - 1e8).abs() < 1.0, "{found}");
+        assert_eq!(busy_seconds(&timed), 0.012);
     }
 
     #[test]
     fn no_time_at_all_gives_finite_figures() {
         let timed = Timed { took: Duration::ZERO, busy: Duration::ZERO };
-        let found = measurement(1e6, Duration::ZERO, &timed);
-        assert_eq!((found.latency_seconds, found.busy_seconds_per_byte), (0.0, 0.0));
-        assert!((found.bytes_per_second - MOST_BYTES_PER_SECOND).abs() < 1.0, "{found:?}");
+        let found = throughput(1e6, Duration::ZERO, &timed);
+        assert!((found - MOST_BYTES_PER_SECOND).abs() < 1.0, "{found}");
         let odd = Timed { took: MILLISECOND, busy: Duration::ZERO };
-        assert!(measurement(1e6, 5 * MILLISECOND, &odd).bytes_per_second <= 4.1e9);
+        assert!(throughput(1e6, 5 * MILLISECOND, &odd) <= 4.1e9);
     }
 }

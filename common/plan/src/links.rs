@@ -15,6 +15,8 @@ pub struct LinkCost {
     pub bytes_per_second: f64,
     /// Seconds that a byte takes from the devices at both of its ends: their cores also encrypt, copy and carry it.
     pub busy_seconds_per_byte: f64,
+    /// Seconds that a tensor takes from them beside its bytes: threads wake, headers are read.
+    pub busy_seconds_per_tensor: f64,
 }
 
 /// The links of a job, each direction by itself: between ranks, and between the coordinator and a rank.
@@ -26,7 +28,18 @@ pub struct Links {
 
 impl LinkCost {
     /// A link that costs nothing.
-    pub const FREE: Self = Self { latency_seconds: 0.0, bytes_per_second: f64::INFINITY, busy_seconds_per_byte: 0.0 };
+    pub const FREE: Self = Self {
+        latency_seconds: 0.0,
+        bytes_per_second: f64::INFINITY,
+        busy_seconds_per_byte: 0.0,
+        busy_seconds_per_tensor: 0.0,
+    };
+
+    /// Seconds that a tensor of so many bytes takes from the device at either end.
+    #[must_use]
+    pub fn busy_seconds(&self, bytes: f64) -> f64 {
+        self.busy_seconds_per_tensor + bytes * self.busy_seconds_per_byte
+    }
 }
 
 impl Links {

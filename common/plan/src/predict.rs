@@ -234,6 +234,7 @@ impl<'a> Simulation<'a> {
                 debug_assert!(taken.is_ok(), "{taken:?}");
             }
             Happening::LatentsArrived { step, to } => {
+                self.owe((None, Some(to)), self.latents_bytes());
                 let taken = self.inboxes[to.index()].insert_latents(step, ());
                 debug_assert!(taken.is_ok(), "{taken:?}");
             }
@@ -290,6 +291,7 @@ impl<'a> Simulation<'a> {
                 }
             }
             Some(Output::NoisePrediction { step, lane, .. }) => {
+                self.owe((Some(rank), None), self.prediction_bytes(lane));
                 let time = self.clock + self.carry_seconds((Some(rank), None), self.prediction_bytes(lane));
                 self.schedule(time, Happening::PredictionArrived { step, lane, from: rank });
             }
@@ -306,7 +308,7 @@ impl<'a> Simulation<'a> {
         };
         let (bytes, cost) = (bytes(encoding), self.costs.links.cost(Some(from), Some(to)));
         for end in [from, to] {
-            self.owed[end.index()] += bytes * cost.busy_seconds_per_byte + codec_seconds;
+            self.owed[end.index()] += cost.busy_seconds(bytes) + codec_seconds;
         }
         let free = self.links.entry((from, to)).or_insert(0.0);
         let sent = free.max(self.clock + codec_seconds) + bytes / cost.bytes_per_second;
@@ -315,7 +317,15 @@ impl<'a> Simulation<'a> {
         self.schedule(time, Happening::HiddenState { instance, from, to });
     }
 
-    /// What a tensor to or from the coordinator takes. There is at most one per rank and step, so that none waits for another.
+    /// What a tensor to or from the coordinator takes from the rank's next layer.
+    fn owe(&mut self, (from, to): (Option<Rank>, Option<Rank>), bytes: u64) {
+        let seconds = self.costs.links.cost(from, to).busy_seconds(bytes as f64);
+        for rank in from.into_iter().chain(to) {
+            self.owed[rank.index()] += seconds;
+        }
+    }
+
+    /// How long a tensor to or from the coordinator is under way. There is at most one per rank and step, so that none waits for another.
     fn carry_seconds(&self, (from, to): (Option<Rank>, Option<Rank>), bytes: u64) -> f64 {
         let cost = self.costs.links.cost(from, to);
         cost.latency_seconds + bytes as f64 / cost.bytes_per_second

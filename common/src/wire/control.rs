@@ -312,6 +312,8 @@ pub struct LinkMeasurement {
     pub bytes_per_second: f64,
     /// Seconds that carrying a byte takes from this worker's cores.
     pub busy_seconds_per_byte: f64,
+    /// Seconds that carrying a tensor takes from them beside its bytes.
+    pub busy_seconds_per_tensor: f64,
 }
 
 /// Bytes of the largest probe that a worker accepts: a hidden state of a usual picture, and no more than what a link

@@ -37,7 +37,12 @@ mod tests {
         let endpoint = Endpoint { host: "h".to_owned(), control_port: 1, data_port: 2 };
         let request = WorkerRequest::MeasureLink { peer: "w".to_owned(), endpoint };
         assert_eq!(codec::encode(&request).unwrap(), [4, 1, b'w', 1, b'h', 1, 2]);
-        let measured = LinkMeasurement { latency_seconds: 0.0, bytes_per_second: 2.0, busy_seconds_per_byte: 0.0 };
+        let measured = LinkMeasurement {
+            latency_seconds: 0.0,
+            bytes_per_second: 2.0,
+            busy_seconds_per_byte: 0.0,
+            busy_seconds_per_tensor: 0.0,
+        };
         let reply = codec::encode(&WorkerReply::LinkMeasured(measured)).unwrap();
         assert_eq!((reply[0], &reply[9..17]), (3, &2.0f64.to_le_bytes()[..]));
     }

@@ -11,17 +11,19 @@ use futures_util::future::try_join_all;
 use super::session::{KnownLink, WorkerHandle};
 use crate::failure::JobFailed;
 
+/// What QUIC takes from the cores at either end.
+const QUIC_WORK: LinkCost =
+    LinkCost { busy_seconds_per_byte: 2.0e-9, busy_seconds_per_tensor: 0.000_06, ..LinkCost::FREE };
+
 /// A link between the coordinator and a worker of its machine: QUIC on loopback. Only latents and noise predictions go there, too few bytes
 /// to measure it by.
-const LOCAL_LINK: LinkCost =
-    LinkCost { latency_seconds: 0.000_3, bytes_per_second: 500.0e6, busy_seconds_per_byte: 2.0e-9 };
+const LOCAL_LINK: LinkCost = LinkCost { latency_seconds: 0.000_3, bytes_per_second: 500.0e6, ..QUIC_WORK };
 
 /// The same to another machine: 1 Gbit/s Ethernet. A faster network makes the prediction too careful, not wrong in kind.
-const REMOTE_LINK: LinkCost =
-    LinkCost { latency_seconds: 0.001, bytes_per_second: 110.0e6, busy_seconds_per_byte: 2.0e-9 };
+const REMOTE_LINK: LinkCost = LinkCost { latency_seconds: 0.001, bytes_per_second: 110.0e6, ..QUIC_WORK };
 
 /// What a link is priced at that could not be measured: so much that every plan without it is faster.
-const UNUSABLE_LINK: LinkCost = LinkCost { latency_seconds: 1.0, bytes_per_second: 1.0, busy_seconds_per_byte: 0.0 };
+const UNUSABLE_LINK: LinkCost = LinkCost { latency_seconds: 1.0, bytes_per_second: 1.0, ..LinkCost::FREE };
 
 /// How long a worker may take to measure a link: some seconds more than it gives itself.
 const MEASURE_WITHIN: Duration = Duration::from_secs(20);
@@ -107,15 +109,17 @@ async fn measure(from: &WorkerHandle, to: &WorkerHandle) -> Result<(), JobFailed
 }
 
 fn is_sound(measured: &LinkMeasurement) -> bool {
-    let LinkMeasurement { latency_seconds, bytes_per_second, busy_seconds_per_byte } = *measured;
-    let all = [latency_seconds, bytes_per_second, busy_seconds_per_byte];
+    let LinkMeasurement { latency_seconds, bytes_per_second, busy_seconds_per_byte, busy_seconds_per_tensor } =
+        *measured;
+    let all = [latency_seconds, bytes_per_second, busy_seconds_per_byte, busy_seconds_per_tensor];
     all.iter().all(|figure| figure.is_finite() && *figure >= 0.0) && bytes_per_second > 0.0
 }
 
 /// What carrying takes from the receiving end is taken to be the same as from the sending one, which is what was measured.
 fn cost(measured: LinkMeasurement) -> LinkCost {
-    let LinkMeasurement { latency_seconds, bytes_per_second, busy_seconds_per_byte } = measured;
-    LinkCost { latency_seconds, bytes_per_second, busy_seconds_per_byte }
+    let LinkMeasurement { latency_seconds, bytes_per_second, busy_seconds_per_byte, busy_seconds_per_tensor } =
+        measured;
+    LinkCost { latency_seconds, bytes_per_second, busy_seconds_per_byte, busy_seconds_per_tensor }
 }
 
 fn rank_of(worker: usize) -> Option<Rank> {
@@ -172,7 +176,12 @@ mod tests {
 
     #[test]
     fn figures_that_no_link_has_are_refused() {
-        let sound = LinkMeasurement { latency_seconds: 0.0, bytes_per_second: 1e8, busy_seconds_per_byte: 1e-9 };
+        let sound = LinkMeasurement {
+            latency_seconds: 0.0,
+            bytes_per_second: 1e8,
+            busy_seconds_per_byte: 1e-9,
+            busy_seconds_per_tensor: 1e-5,
+        };
         assert!(is_sound(&sound));
         for broken in [
             LinkMeasurement { latency_seconds: f64::NAN, ..sound },
@@ -180,6 +189,7 @@ mod tests {
             LinkMeasurement { bytes_per_second: 0.0, ..sound },
             LinkMeasurement { bytes_per_second: f64::INFINITY, ..sound },
             LinkMeasurement { busy_seconds_per_byte: f64::INFINITY, ..sound },
+            LinkMeasurement { busy_seconds_per_tensor: -1.0, ..sound },
         ] {
             assert!(!is_sound(&broken), "{broken:?}");
         }

@@ -52,6 +52,7 @@ fn link_views(planned: &PlannedJob) -> Vec<LinkView> {
             latency_seconds: cost.latency_seconds,
             bytes_per_second: cost.bytes_per_second,
             busy_seconds_per_byte: cost.busy_seconds_per_byte,
+            busy_seconds_per_tensor: cost.busy_seconds_per_tensor,
         }
     };
     used.into_iter().map(view).collect()

@@ -188,6 +188,8 @@ pub struct LinkView {
     pub bytes_per_second: f64,
     /// Seconds that carrying a byte takes from the worker's cores.
     pub busy_seconds_per_byte: f64,
+    /// Seconds that carrying a tensor takes from them beside its bytes.
+    pub busy_seconds_per_tensor: f64,
 }
 
 /// Asks for a line that workers join with.

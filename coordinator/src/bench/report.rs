@@ -80,8 +80,7 @@ impl PipelineReport {
         let rounds = (steps - warm_up) * largest_share / f64::from(summary.stride);
         let (ideal_speed_up, speed_up) = (steps / (warm_up + rounds), ratios(&two, 1.0)?);
         let independent_copies = ratios(&measured.copies, 2.0)?;
-        let of_summaries =
-            |figure: fn(&JobSummary) -> f64| median(measured.two.iter().map(figure).collect());
+        let of_summaries = |figure: fn(&JobSummary) -> f64| median(measured.two.iter().map(figure).collect());
         Some(Self {
             hardware: hardware(),
             version: env!("CARGO_PKG_VERSION"),

@@ -125,6 +125,7 @@ mod tests {
                 latency_seconds: 0.002,
                 bytes_per_second: 1_048_576.0,
                 busy_seconds_per_byte: 1e-9,
+                busy_seconds_per_tensor: 1e-5,
             }],
             idle: vec![0.04],
             drawing: "  r0 [c0·0──]\n".into(),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::value::{Axes, Data};
 use super::floats::{Floats, LentMemory};
+use super::value::{Axes, Data};
 use super::{Backend, Value, cpu, reference};
 use crate::ModelError;
 use crate::checkpoint::Weights;

@@ -104,7 +104,7 @@ fn choice(wishes: &Wishes, bytes_per_second: f64) -> Choice {
         layer_seconds: LayerSeconds { whole: &layer_seconds, half: &layer_seconds },
         layer_memory: &vec![LayerMemory::default(); layer_seconds.len()],
         devices: &[Device { speed: 1.0, memory_bytes: u64::MAX }; 2],
-        links: &Links::uniform(LinkCost { latency_seconds: 1e-4, bytes_per_second, busy_seconds_per_byte: 0.0 }),
+        links: &Links::uniform(LinkCost { latency_seconds: 1e-4, bytes_per_second, ..LinkCost::FREE }),
         turnaround_seconds: 1e-4,
         now: origin(),
     };

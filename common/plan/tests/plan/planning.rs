@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 /// Links of a gigabyte per second.
 fn fast_links() -> Links {
-    Links::uniform(LinkCost { latency_seconds: 1e-4, bytes_per_second: 1e9, busy_seconds_per_byte: 0.0 })
+    Links::uniform(LinkCost { latency_seconds: 1e-4, bytes_per_second: 1e9, ..LinkCost::FREE })
 }
 
 fn steps(count: u32) -> NonZeroU32 {
@@ -276,7 +276,7 @@ fn who_cannot_hold_the_whole_denoiser_gets_a_part() {
 #[test]
 fn a_link_that_cannot_carry_a_split_is_not_used() {
     let program = u_program(3);
-    let link = LinkCost { latency_seconds: 0.5, bytes_per_second: 10.0, busy_seconds_per_byte: 0.0 };
+    let link = LinkCost { latency_seconds: 0.5, bytes_per_second: 10.0, ..LinkCost::FREE };
     let wishes = Wishes { split_guidance: Some(false), ..Wishes::default() };
     let mut links = Links::uniform(link);
     for rank in (0..3).map(Rank) {
@@ -293,7 +293,7 @@ fn latents_and_noise_predictions_take_their_bytes_time() {
     let program = u_program(3);
     let wishes = Wishes { components: Some(1), split_guidance: Some(false), ..Wishes::default() };
     let seconds = |bytes_per_second| {
-        let link = LinkCost { latency_seconds: 0.0, bytes_per_second, busy_seconds_per_byte: 0.0 };
+        let link = LinkCost { latency_seconds: 0.0, bytes_per_second, ..LinkCost::FREE };
         plan_on(&program, &wishes, &devices(1, u64::MAX), &Links::uniform(link), 20).unwrap().prediction.seconds
     };
     // Two rows of 16 numbers of 4 bytes each way, and two headers.
@@ -312,7 +312,7 @@ proptest! {
     ) {
         let program = u_program(depth);
         let seconds: Vec<f64> = (0..program.layers.len()).map(|index| costs[index % costs.len()]).collect();
-        let link = LinkCost { latency_seconds: 0.0, bytes_per_second: 50.0, busy_seconds_per_byte: busy };
+        let link = LinkCost { latency_seconds: 0.0, bytes_per_second: 50.0, busy_seconds_per_byte: busy, ..LinkCost::FREE };
         let prices = Prices { layer_seconds: &seconds, speeds: &vec![1.0; components], links: &vec![link; components], rows: 1 };
         for shape in [CutShape::Contiguous, CutShape::Nested] {
             for split in splits(&program, &prices, shape).unwrap() {

@@ -68,7 +68,12 @@ mod tests {
     use super::*;
 
     fn measured(latency_seconds: f64) -> KnownLink {
-        KnownLink::Measured(LinkMeasurement { latency_seconds, bytes_per_second: 1e9, busy_seconds_per_byte: 0.0 })
+        KnownLink::Measured(LinkMeasurement {
+            latency_seconds,
+            bytes_per_second: 1e9,
+            busy_seconds_per_byte: 0.0,
+            busy_seconds_per_tensor: 0.0,
+        })
     }
 
     #[test]
