@@ -23,6 +23,23 @@ pub(crate) struct DeviceHandle {
     simulated: Option<LayerTime>,
 }
 
+/// Where links' own threads leave what is for the device.
+#[derive(Clone, Debug)]
+pub(crate) struct Doorstep(mpsc::WeakSender<DeviceCommand>);
+
+impl Doorstep {
+    /// Makes a command and hands it over if there is room. Gives back what it would have been made of if there is none, or no
+    /// device any more.
+    pub(crate) fn leave<T>(&self, what: T, command: impl FnOnce(T) -> Option<DeviceCommand>) -> Result<(), T> {
+        let Some(commands) = self.0.upgrade() else { return Err(what) };
+        let Ok(room) = commands.try_reserve() else { return Err(what) };
+        if let Some(command) = command(what) {
+            room.send(command);
+        }
+        Ok(())
+    }
+}
+
 impl DeviceHandle {
     pub(super) fn new(
         commands: mpsc::Sender<DeviceCommand>,
@@ -46,6 +63,11 @@ impl DeviceHandle {
     pub(crate) fn start_job(&self, start: JobStart) -> Result<(), WorkerFailure> {
         let full = |_| WorkerFailure::Unexpected { reason: "the device has more to do than it can queue".to_owned() };
         self.commands.try_send(DeviceCommand::Start(Box::new(start))).map_err(full)
+    }
+
+    /// A way to the device that does not keep it alive.
+    pub(crate) fn to_doorstep(&self) -> Doorstep {
+        Doorstep(self.commands.downgrade())
     }
 
     /// Hands a command over, waiting for room: what comes over a link waits in the link.

@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use compute::compute_type;
 pub(crate) use compute::format;
-pub(crate) use handle::DeviceHandle;
+pub(crate) use handle::{DeviceHandle, Doorstep};
 pub(crate) use outlets::Outlets;
 pub(crate) use statistics::JobStatistics;
 

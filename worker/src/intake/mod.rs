@@ -1,10 +1,12 @@
 //! What may come in over this worker's links, and where it goes: nothing but what an assignment or a request expects.
 //!
 //! ```text
-//!   link's thread ── admit(header) ──► Intake ◄── expect_job, ask_parameters, await_latents ── Node and its requests
-//!   link's reader ── route(frame) ───► Intake ──► device (hidden states, latents, conditions; probes end at the reader)
-//!                                            └──► whoever awaits it (parameters, final latents)
+//!   link's thread ── admit(header) ─► Intake ◄── expect_job, ask_parameters, await_latents ── Node and its requests
+//!                 ── take(frame) ───► Intake ──► device (hidden states, latents, conditions)
+//!                                           └──► whoever awaits it (parameters, final latents)
 //! ```
+//!
+//! What the device's queue has no room for waits with the link's reader, and probes are answered there.
 //!
 //! One lock, held for a few map look-ups: the transport asks about every header on its own thread.
 
@@ -25,7 +27,7 @@ use tokio::sync::oneshot;
 pub(crate) use job::JobIntake;
 pub(crate) use parameters::{AwaitedParameters, Digest};
 
-use crate::device::{DeviceCommand, JobInput, JobTensor};
+use crate::device::{DeviceCommand, Doorstep, JobInput, JobTensor};
 use parameters::Parameters;
 use recent::Recent;
 
@@ -34,7 +36,10 @@ const ENDED_JOBS: usize = 256;
 
 /// What may come in.
 #[derive(Debug)]
-pub(crate) struct Intake(Mutex<State>);
+pub(crate) struct Intake {
+    state: Mutex<State>,
+    device: Doorstep,
+}
 
 #[derive(Debug)]
 struct State {
@@ -60,13 +65,14 @@ pub(crate) struct AwaitedLatents {
 }
 
 impl Intake {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State {
+    pub(crate) fn new(device: Doorstep) -> Arc<Self> {
+        let state = State {
             jobs: HashMap::new(),
             ended: Recent::new(ENDED_JOBS),
             parameters: Parameters::default(),
             latents: HashMap::new(),
-        })))
+        };
+        Arc::new(Self { state: Mutex::new(state), device })
     }
 
     /// Lets in what a job's plan says, in place of what an older epoch of it said.
@@ -126,7 +132,7 @@ impl Intake {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is one map operation; none leaves the state half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -151,6 +157,13 @@ impl Admission for Intake {
                 None if state.ended.contains(&header.job) => Err(Refusal::EndedJob { job: header.job }),
                 None => Err(Refusal::UnknownJob { job: header.job }),
             },
+        }
+    }
+
+    fn take(&self, frame: TensorFrame) -> Option<TensorFrame> {
+        match frame.header.name {
+            TensorName::Probe(_) => Some(frame),
+            _ => self.device.leave(frame, |frame| self.route(frame)).err(),
         }
     }
 }

@@ -5,12 +5,19 @@ use asyncdiff_plan::{Delta, Epoch, JobId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::TensorFrame;
 use crate::PeerName;
 
 /// Decides which tensors a peer may send. Called on the transport's thread for every header: it must not wait.
 pub trait Admission: Send + Sync {
     /// Says whether the tensor that this header announces is wanted from that peer.
     fn admit(&self, peer: &PeerName, header: &TensorHeader) -> Result<(), Refusal>;
+
+    /// Takes a tensor that was admitted, on the transport's thread, so that no other thread has to wake before whoever
+    /// reads it. What is given back goes to the link's [`TensorReceiver`](super::TensorReceiver). Must not wait either.
+    fn take(&self, frame: TensorFrame) -> Option<TensorFrame> {
+        Some(frame)
+    }
 }
 
 /// Why a tensor is not wanted.

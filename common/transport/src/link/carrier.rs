@@ -135,6 +135,11 @@ impl Incoming {
 
     /// Hands a tensor to the user, waiting for room. `header_bytes` is the length of the header's frame.
     pub(crate) async fn deliver_tensor(&self, frame: TensorFrame, header_bytes: usize) {
+        let payload_bytes = frame.payload.len();
+        let Some(frame) = self.admission.take(frame) else {
+            self.core.counters.received_tensor(header_bytes, payload_bytes);
+            return;
+        };
         match self.tensors.reserve().await {
             Ok(room) => {
                 self.core.counters.received_tensor(header_bytes, frame.payload.len());

@@ -84,7 +84,7 @@ impl LinkSender {
 
     /// Sends a tensor, waiting for room. Tensors may arrive in any order.
     pub async fn send_tensor(&self, frame: TensorFrame) -> Result<(), LinkError> {
-        let tensor = self.check_tensor(frame)?;
+        let Some(tensor) = self.put_in_lane(self.check_tensor(frame)?) else { return Ok(()) };
         let room = self.room(&self.tensors).await?;
         self.put_tensor(room, tensor);
         Ok(())
@@ -93,7 +93,7 @@ impl LinkSender {
     /// Sends a tensor if there is room for it now. Never waits and may be called from any thread, so that a device's
     /// thread can hand over an output and go on computing.
     pub fn try_send_tensor(&self, frame: TensorFrame) -> Result<(), LinkError> {
-        let tensor = self.check_tensor(frame)?;
+        let Some(tensor) = self.put_in_lane(self.check_tensor(frame)?) else { return Ok(()) };
         let room = self.tensors.try_reserve().map_err(|error| self.no_room(&error))?;
         self.put_tensor(room, tensor);
         Ok(())
@@ -180,6 +180,19 @@ impl LinkSender {
         // Counted before the carrier can see it, so that a peer's answer never comes before the count.
         self.handle.0.counters.sent_control(LENGTH_BYTES + frame.len());
         room.send(frame);
+    }
+
+    /// Sends a tensor through shared memory, by the caller's own thread, if there is room now. Returns what must take the queue.
+    fn put_in_lane(&self, tensor: OutgoingTensor) -> Option<OutgoingTensor> {
+        let core = &self.handle.0;
+        let Some((lane, sent)) = core.lane().and_then(|lane| Some((lane, lane.try_place(&tensor.frame.payload)?)))
+        else {
+            return Some(tensor);
+        };
+        // As below.
+        core.counters.sent_tensor(tensor.header_frame.len(), tensor.frame.payload.len());
+        lane.tell(&sent, &tensor);
+        None
     }
 
     fn put_tensor(&self, room: mpsc::Permit<'_, OutgoingTensor>, tensor: OutgoingTensor) {

@@ -220,7 +220,7 @@ async fn accept_lane(
 async fn end_lane(core: &Core, lane_writer: &mut JoinSet<()>) {
     let Some(lane) = core.lane() else { return };
     let said = async {
-        lane.say_goodbye().await;
+        lane.say_goodbye();
         while lane_writer.join_next().await.is_some() {}
     };
     if tokio::time::timeout(DRAIN_DEADLINE, said).await.is_err() {

@@ -10,15 +10,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use asyncdiff_common::wire::TensorName;
-use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncWriteExt, BufReader};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use bytes::Bytes;
+use tokio::io::BufReader;
+use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::mpsc;
 
 use super::handshake::Channel;
 use super::memory::PeerMemory;
 use super::message::{self, Message, Received, malformed};
-use super::ring::{Loan, Ring, copy_in_turns};
+use super::outbox::{LaneWriter, Outbox};
+use super::ring::{Loan, Ring, Sent, copy_in_turns};
 use super::{RING_BYTES, TENSORS_IN_FLIGHT};
 use crate::link::{
     Admitted, CloseReason, DRAIN_DEADLINE, Incoming, LENGTH_BYTES, Misbehaviour, OutgoingTensor, TensorFrame,
@@ -36,14 +37,11 @@ const RELEASED_AT_ONCE: usize = 8;
 /// No more bytes than this wait to be told of: a place that large is missed.
 const RELEASED_AT_ONCE_BYTES: usize = 4 << 20;
 
-/// Messages that may wait for the socket: a tensor in each direction's flight can owe one, and then there is the goodbye.
-const OUTBOX_MESSAGES: usize = 2 * TENSORS_IN_FLIGHT + 1;
-
 /// The sender's part of a lane. Clones send on the same one.
 #[derive(Clone)]
 pub(crate) struct Lane {
     ring: Arc<Ring>,
-    outbox: mpsc::Sender<Message>,
+    outbox: Arc<Outbox>,
 }
 
 /// The part that reads the socket.
@@ -52,12 +50,6 @@ pub(crate) struct LaneReader {
     socket: BufReader<OwnedReadHalf>,
     peer: Arc<PeerMemory>,
     in_flight: Arc<InFlight>,
-}
-
-/// The part that writes to the socket.
-pub(crate) struct LaneWriter {
-    socket: OwnedWriteHalf,
-    outbox: mpsc::Receiver<Message>,
 }
 
 /// Tensors from the peer that are not yet released, and released ones that the peer has not heard of.
@@ -77,7 +69,7 @@ struct Ticket {
     number: u32,
     bytes: usize,
     in_flight: Arc<InFlight>,
-    outbox: mpsc::Sender<Message>,
+    outbox: Arc<Outbox>,
 }
 
 /// A payload that is used where the peer has put it.
@@ -98,16 +90,16 @@ struct Arrival {
 /// Makes a lane of what a handshake has left.
 pub(crate) fn open_lane(channel: Channel) -> (Lane, LaneReader, LaneWriter) {
     let Channel { socket, own, peer } = channel;
-    let (sender, receiver) = mpsc::channel(OUTBOX_MESSAGES);
     let (read_half, write_half) = socket.into_split();
-    let lane = Lane { ring: Ring::new(own), outbox: sender };
+    let (outbox, writer) = Outbox::new(write_half);
+    let lane = Lane { ring: Ring::new(own), outbox };
     let reader = LaneReader {
         lane: lane.clone(),
         socket: BufReader::new(read_half),
         peer: Arc::new(peer),
         in_flight: Arc::default(),
     };
-    (lane, reader, LaneWriter { socket: write_half, outbox: receiver })
+    (lane, reader, writer)
 }
 
 impl Lane {
@@ -115,13 +107,22 @@ impl Lane {
     pub(crate) async fn send(&self, tensor: OutgoingTensor) -> Result<(), OutgoingTensor> {
         let sending = tokio::time::timeout(PATIENCE, self.ring.send(&tensor.frame.payload));
         let Ok(Some(sent)) = sending.await else { return Err(tensor) };
+        self.tell(&sent, &tensor);
+        Ok(())
+    }
+
+    /// Puts a payload into the ring if there is room now and copying it takes no time to speak of; then it is to be told.
+    pub(crate) fn try_place(&self, payload: &Bytes) -> Option<Sent> {
+        self.ring.try_send(payload)
+    }
+
+    /// Tells the peer of a payload that lies in the ring.
+    pub(crate) fn tell(&self, sent: &Sent, tensor: &OutgoingTensor) {
         // What was written to the ring comes before the message that tells of it.
         fence(Ordering::Release);
         let header = tensor.header_frame[LENGTH_BYTES..].to_vec();
-        let placed = Message::Placed { ticket: sent.ticket, offset: sent.offset as u64, header };
-        // Fails only when the lane has ended, and then so does the link.
-        let _ = self.outbox.send(placed).await;
-        Ok(())
+        // Not heard only when the lane has ended, and then so does the link.
+        self.outbox.say(&Message::Placed { ticket: sent.ticket, offset: sent.offset as u64, header });
     }
 
     /// A slot to be filled, if one is free now.
@@ -130,31 +131,8 @@ impl Lane {
     }
 
     /// Tells the peer, after everything that was sent before, that the lane ends on purpose.
-    pub(crate) async fn say_goodbye(&self) {
-        // As above.
-        let _ = self.outbox.send(Message::Goodbye).await;
-    }
-}
-
-impl LaneWriter {
-    /// Writes until the goodbye is written or the socket fails, which the reader sees too.
-    pub(crate) async fn run(mut self) {
-        let mut bytes = BytesMut::new();
-        while let Some(first) = self.outbox.recv().await {
-            let mut is_last = false;
-            let mut next = Some(first);
-            while let Some(message) = next {
-                is_last |= message == Message::Goodbye;
-                if let Err(error) = message.encode_into(&mut bytes) {
-                    tracing::error!(%error, "a message does not encode");
-                }
-                next = self.outbox.try_recv().ok();
-            }
-            if self.socket.write_all(&bytes).await.is_err() || is_last {
-                return;
-            }
-            bytes.clear();
-        }
+    pub(crate) fn say_goodbye(&self) {
+        self.outbox.say(&Message::Goodbye);
     }
 }
 
@@ -255,7 +233,7 @@ impl LaneReader {
             counts.bytes += bytes;
             (counts.tensors, counts.bytes)
         };
-        let ticket = Ticket { number, bytes, in_flight, outbox: self.lane.outbox.clone() };
+        let ticket = Ticket { number, bytes, in_flight, outbox: Arc::clone(&self.lane.outbox) };
         if tensors > TENSORS_IN_FLIGHT || all_bytes > RING_BYTES {
             return Err(malformed("it places more than may be in flight"));
         }
@@ -287,8 +265,8 @@ impl AsRef<[u8]> for InPlace {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(tickets) = self.in_flight.release(self.number, self.bytes) {
-            // There is room for every tensor in flight. Fails when the lane has ended, and for a peer that does not read.
-            let _ = self.outbox.try_send(Message::Released { tickets });
+            // As above.
+            self.outbox.say(&Message::Released { tickets });
         }
     }
 }

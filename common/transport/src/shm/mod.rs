@@ -21,6 +21,7 @@ mod handshake;
 mod lane;
 mod memory;
 mod message;
+mod outbox;
 mod ring;
 mod slots;
 
@@ -28,7 +29,8 @@ mod slots;
 mod tests;
 
 pub(crate) use handshake::{Channel, OFFER_BYTES, Offer, take_up};
-pub(crate) use lane::{Lane, LaneReader, LaneWriter, open_lane};
+pub(crate) use lane::{Lane, LaneReader, open_lane};
+pub(crate) use outbox::LaneWriter;
 pub use ring::Loan;
 
 /// Bytes of one direction's ring: twice what crosses a contiguous cut of Stable Diffusion 1.5 at 512×512 in two steps,

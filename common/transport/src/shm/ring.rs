@@ -34,7 +34,7 @@ pub struct Loan {
 }
 
 /// A payload on its way.
-pub(super) struct Sent {
+pub(crate) struct Sent {
     pub(super) ticket: u32,
     pub(super) offset: usize,
 }
@@ -64,6 +64,23 @@ impl Ring {
         copy_in_turns(payload, &mut loan).await;
         // The loan is given back here, while the tensor in flight holds the slot.
         Some(self.send_slot(loan.range.clone()).await)
+    }
+
+    /// The same, if there is room now and the payload lies in a slot or is copied in no time.
+    pub(super) fn try_send(self: &Arc<Self>, payload: &Bytes) -> Option<Sent> {
+        // A payload without bytes points anywhere.
+        if let Some(offset) = self.memory.offset_of(payload).filter(|_| !payload.is_empty()) {
+            let ticket = self.slots().send(offset..offset + payload.len())?;
+            return Some(Sent { ticket, offset });
+        }
+        if payload.len() > COPIED_AT_ONCE_BYTES {
+            return None;
+        }
+        let mut loan = self.lend(payload.len())?;
+        loan.copy_from_slice(payload);
+        let ticket = self.slots().send(loan.range.clone())?;
+        // The loan is given back here, while the tensor in flight holds the slot.
+        Some(Sent { ticket, offset: loan.range.start })
     }
 
     /// The receiver has let go of payloads. Returns whether it had one of each number.

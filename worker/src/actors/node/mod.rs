@@ -117,7 +117,7 @@ impl Actor for Node {
     ) -> Result<NodeState, ActorProcessingErr> {
         let NodeArguments { network, coordinator, device, local, membership, incarnation, processor_time, ended } =
             arguments;
-        let intake = Intake::new();
+        let intake = Intake::new(device.to_doorstep());
         let session = SessionArguments {
             network: Arc::clone(&network),
             coordinator,
