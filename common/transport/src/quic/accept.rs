@@ -22,7 +22,7 @@ use crate::link::Farewell;
 
 /// Handshakes that an endpoint works on at the same time. Each costs about a millisecond of signing on this thread; who
 /// floods the endpoint is refused before that.
-const HANDSHAKES_LIMIT: usize = 64;
+pub(super) const HANDSHAKES_LIMIT: usize = 64;
 
 /// What handshakes of both endpoints share.
 pub(super) struct Acceptor {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use asyncdiff_common::codec::{self, CodecError};
-use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream};
+use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportErrorCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -90,6 +90,9 @@ pub enum EnrolError {
     },
 }
 
+/// How long a worker waits that found the coordinator with as many connections as it makes at a time; each takes it some milliseconds.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+
 /// One attempt's failure: whether the next address may do better.
 enum Attempt {
     Final(EnrolError),
@@ -145,9 +148,7 @@ async fn attempt(
     address: SocketAddr,
 ) -> Result<Identity, Attempt> {
     let endpoint = anonymous_endpoint(token, address).map_err(|error| Attempt::TryNext(error.to_string()))?;
-    let connecting = endpoint.connect(address, &PeerName::Coordinator.dns_name());
-    let connecting = connecting.map_err(|error| Attempt::TryNext(error.to_string()))?;
-    let connection = connecting.await.map_err(|error| explain(&error, address))?;
+    let connection = connect(&endpoint, address).await?;
     let request = EnrolRequest { secret: token.secret.clone(), name: name.to_string(), public_key: key.public_key() };
     let answer: Result<Enrolled, EnrolRefusal> =
         ask(&connection, &request).await.map_err(|reason| match connection.close_reason() {
@@ -165,6 +166,22 @@ async fn attempt(
         return Err(Attempt::Final(EnrolError::WrongCluster { address }));
     }
     Ok(identity)
+}
+
+/// Connects, again and again while the coordinator makes too many connections: many workers may be started at once. Whoever calls has a
+/// deadline.
+async fn connect(endpoint: &Endpoint, address: SocketAddr) -> Result<Connection, Attempt> {
+    loop {
+        let connecting = endpoint.connect(address, &PeerName::Coordinator.dns_name());
+        match connecting.map_err(|error| Attempt::TryNext(error.to_string()))?.await {
+            Err(ConnectionError::ConnectionClosed(close))
+                if close.error_code == TransportErrorCode::CONNECTION_REFUSED =>
+            {
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+            connected => return connected.map_err(|error| explain(&error, address)),
+        }
+    }
 }
 
 /// An endpoint for one enrolment: without a certificate, trusting the token's cluster alone.

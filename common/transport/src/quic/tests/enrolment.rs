@@ -7,6 +7,7 @@ use super::{Cluster, LOOPBACK};
 use crate::conformance::within;
 use crate::identity::{ClusterAuthority, CoordinatorAddress, EnrolRefusal, JoinToken, NodeKey, TokenError};
 use crate::link::AdmitEverything;
+use crate::quic::accept::HANDSHAKES_LIMIT;
 use crate::quic::{EnrolError, QuicConfig, QuicNode, enrol};
 use crate::{PeerName, WorkerName};
 
@@ -49,6 +50,24 @@ async fn a_worker_enrols_with_the_line_and_links_to_the_coordinator() {
     let (accepted, dialled) = within(async { tokio::join!(accepting, dialling) }).await;
     assert_eq!(dialled.unwrap().peer(), &PeerName::Coordinator);
     assert_eq!(accepted.sender.remote_address().unwrap().ip(), LOOPBACK);
+}
+
+#[tokio::test]
+async fn more_workers_than_the_coordinator_greets_at_a_time_enrol_all_the_same() {
+    let cluster = Cluster::new();
+    let coordinator = cluster.coordinator().await;
+    let token = invite(&cluster.authority, &coordinator, MINUTE);
+    let mut workers = tokio::task::JoinSet::new();
+    for index in 0..3 * HANDSHAKES_LIMIT {
+        let token = token.clone();
+        workers.spawn(async move {
+            let (key, name) = (NodeKey::generate().unwrap(), WorkerName::new(&format!("worker-{index}")).unwrap());
+            enrol(&token, &name, &key, MINUTE).await
+        });
+    }
+    let enrolled = within(workers.join_all()).await;
+    let refused: Vec<String> = enrolled.into_iter().filter_map(|joined| Some(joined.err()?.to_string())).collect();
+    assert_eq!(refused, Vec::<String>::new());
 }
 
 #[tokio::test]
