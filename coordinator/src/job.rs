@@ -176,6 +176,10 @@ pub struct JobSummary {
     pub coordinator_peak_memory_bytes: u64,
     /// Median seconds between a noise prediction's arrival and the next latents' departure.
     pub turnaround_seconds: f64,
+    /// What 99 of 100 of them are no longer than; of fewer than 100 the longest.
+    pub turnaround_p99_seconds: f64,
+    /// The longest of them.
+    pub turnaround_max_seconds: f64,
 }
 
 /// What a job's listeners hear.

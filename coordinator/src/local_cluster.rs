@@ -41,6 +41,8 @@ pub struct LocalClusterConfig {
     pub threads_per_worker: u32,
     /// The CPUs that each worker's threads are kept on, such as `0,1`; without an entry wherever the operating system likes.
     pub cpus: Vec<String>,
+    /// Floating-point operations per second of workers that compute nothing and take as long as that; none for workers that compute.
+    pub paced_flops_per_second: Option<f64>,
     /// Deadlines and bounds.
     pub limits: Limits,
     /// The program that workers are, and its arguments, if not this one: see [`ProcessSettings::program`].
@@ -98,9 +100,17 @@ impl LocalCluster {
             data_port: node.data_address().port(),
         };
         let join_line = authority.invite(vec![address], JOIN_LINE_VALID)?.to_string();
-        let LocalClusterConfig { store, model, workers, threads_per_worker, cpus, limits, program } = config;
+        let settings = ProcessSettings {
+            program: config.program,
+            workers: config.workers,
+            threads: config.threads_per_worker,
+            cpus: config.cpus,
+            join_line,
+            model: config.model,
+            paced_flops_per_second: config.paced_flops_per_second,
+        };
+        let (store, limits, workers) = (config.store, config.limits, config.workers);
         let cluster = Cluster::start(ClusterConfig { network: Arc::new(node), store, limits }).await?;
-        let settings = ProcessSettings { program, workers, threads: threads_per_worker, cpus, join_line, model };
         let mut processes = WorkerProcesses::start(&settings)?;
         tokio::select! {
             joined = cluster.wait_for_workers(workers, JOIN_WITHIN) => joined?,

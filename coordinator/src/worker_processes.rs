@@ -46,6 +46,8 @@ pub struct ProcessSettings {
     pub join_line: String,
     /// A checkpoint that they read themselves.
     pub model: Option<String>,
+    /// Floating-point operations per second of workers that compute nothing and take as long as that; none for workers that compute.
+    pub paced_flops_per_second: Option<f64>,
 }
 
 /// Why workers could not be started.
@@ -157,6 +159,9 @@ impl WorkerProcesses {
         if let Some(model) = &settings.model {
             command.args(["--model", model]);
         }
+        if let Some(rate) = settings.paced_flops_per_second {
+            command.args(["--paced-flops-per-second", &rate.to_string()]);
+        }
         command.spawn().map_err(|source| ProcessError::Spawn { program, source })
     }
 }
@@ -213,6 +218,7 @@ mod tests {
             cpus: Vec::new(),
             join_line: "adj1.secret".to_owned(),
             model: None,
+            paced_flops_per_second: Some(2.5e9),
         };
         WorkerProcesses::start(&settings).unwrap()
     }
@@ -236,6 +242,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_paced_worker_is_told_its_rate() {
+        let mut processes = shell("echo \"$@\" >&2", 1);
+        let reason = processes.exited().await.unwrap().reason;
+        assert!(reason.contains("--paced-flops-per-second 2500000000"), "{reason}");
+    }
+
+    #[tokio::test]
     async fn workers_end_when_their_input_is_closed() {
         let processes = shell("exec cat", 2);
         let stopping = processes.stop(Duration::from_secs(60));
@@ -251,6 +264,7 @@ mod tests {
             cpus: Vec::new(),
             join_line: String::new(),
             model: None,
+            paced_flops_per_second: None,
         };
         let error = WorkerProcesses::start(&settings).err().unwrap();
         assert!(error.to_string().contains("/nonexistent/worker"), "{error}");

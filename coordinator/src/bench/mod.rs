@@ -1,20 +1,21 @@
 //! `bench`: what parallelism brings on this machine, measured against one worker in the same run; what one device does,
-//! kernel by kernel; and what carries tensors how fast.
+//! kernel by kernel; what the coordinator takes; and what carries tensors how fast.
 
+mod coordinator;
 mod device;
 mod hardware;
 mod links;
 mod median;
+mod model;
 mod report;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use asyncdiff_model::formula;
 use asyncdiff_plan::{Rank, Wishes};
 
+pub use coordinator::{CoordinatorBench, CoordinatorReport};
 pub use device::{Case, DeviceBench, DeviceReport};
 pub use links::{LinksReport, measure_links};
 pub use report::{PipelineReport, WorkerWeights};
@@ -22,26 +23,9 @@ pub use report::{PipelineReport, WorkerWeights};
 use crate::actors::Limits;
 use crate::cluster::PlannedJob;
 use crate::job::{Dtype, JobSettings, JobSummary};
-use crate::job_spec::{ConditionTensor, Conditions, InitialLatents, JobSpec, Product};
+use crate::job_spec::JobSpec;
 use crate::local_cluster::{LocalCluster, LocalClusterConfig};
 use crate::local_cpus::place;
-use crate::model_store::{FormulaModel, ModelStore};
-
-/// The UNet of the benchmark: the topology of SD 2.1 at 64/128/256/256 channels.
-const DENOISER: &str = include_str!("unet_64_128_256_256.json");
-
-/// Its noise scheduler; what a step of it costs is far below what can be measured here.
-const SCHEDULER: &str = r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
-    "beta_schedule": "scaled_linear", "clip_sample": false, "set_alpha_to_one": false, "steps_offset": 1}"#;
-
-/// Width and height in pixels: latents of 32 × 32.
-const SIDE: u32 = 256;
-
-/// Shape of the encoder hidden states: the two guidance halves, tokens, width.
-const CONDITION: [u32; 3] = [2, 77, 256];
-
-/// Guidance is on: a batch of two rows.
-const GUIDANCE_SCALE: f64 = 7.5;
 
 /// How long ending a cluster may take.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -101,41 +85,21 @@ impl PipelineBench {
     }
 
     fn settings(&self, steps: std::num::NonZeroU32, wishes: &Wishes) -> JobSettings {
-        JobSettings {
-            steps,
-            guidance_scale: GUIDANCE_SCALE,
-            size: Some((SIDE, SIDE)),
-            wishes: wishes.clone(),
-            dtype: self.dtype,
-            ..JobSettings::default()
-        }
+        JobSettings { dtype: self.dtype, ..model::settings(steps, wishes) }
     }
 
     fn spec(&self, steps: std::num::NonZeroU32, wishes: &Wishes) -> JobSpec {
-        let shape: Vec<usize> = CONDITION.iter().map(|&axis| axis as usize).collect();
-        let values = formula::input("prompt_embeds", &shape, 1);
-        let condition = ConditionTensor { shape: CONDITION.to_vec(), values };
-        JobSpec {
-            conditions: Conditions::Tensors(BTreeMap::from([("encoder_hidden_states".to_owned(), condition)])),
-            latents: InitialLatents::Seed(0),
-            settings: self.settings(steps, wishes),
-            product: Product::Latents,
-        }
+        model::job(self.settings(steps, wishes))
     }
 
     async fn cluster(&self, workers: usize, cpus: Vec<String>) -> anyhow::Result<LocalCluster> {
-        let model = FormulaModel {
-            name: "UNet 64/128/256/256".to_owned(),
-            denoiser_config: DENOISER.to_owned(),
-            scheduler_config: SCHEDULER.to_owned(),
-            seed: 1,
-        };
         let config = LocalClusterConfig {
-            store: Arc::new(ModelStore::formula(model)?),
+            store: Arc::new(model::store()?),
             model: None,
             workers,
             threads_per_worker: self.threads_per_worker,
             cpus,
+            paced_flops_per_second: None,
             limits: Limits::default(),
             program: None,
         };

@@ -1,4 +1,7 @@
-//! `coordinator bench`: what parallelism brings on this machine, what one device does, and what carries tensors how fast.
+//! `coordinator bench`: what parallelism brings on this machine, what one device does, what the coordinator takes, and what carries tensors how
+//! fast.
+
+mod coordinator;
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -22,6 +25,8 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum Benchmark {
+    /// What the coordinator itself takes of a step, by the number of workers; start-up and memory of `run`
+    Coordinator(coordinator::CoordinatorArgs),
     /// One device, kernel by kernel, against its measured peak and, where there is a Python with it, against PyTorch
     Device(DeviceArgs),
     /// What carries tensors: shared memory and QUIC, against a copy of memory and against TCP with TLS
@@ -120,6 +125,7 @@ impl ValueEnum for Case {
 /// Measures and prints.
 pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
     let text = match args.what {
+        Benchmark::Coordinator(args) => coordinator::run(args).await?,
         Benchmark::Device(args) => device(args).await?,
         Benchmark::Links(args) => links(args).await?,
         Benchmark::Pipeline(args) => pipeline(args).await?,

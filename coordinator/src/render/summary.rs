@@ -92,6 +92,8 @@ mod tests {
             peak_memory_bytes: vec![1 << 26],
             coordinator_peak_memory_bytes: 1 << 27,
             turnaround_seconds: 1e-4,
+            turnaround_p99_seconds: 3e-4,
+            turnaround_max_seconds: 5e-4,
         }
     }
 

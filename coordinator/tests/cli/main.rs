@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod benchmarks;
 mod harness;
 mod own_cluster;
 mod served_cluster;

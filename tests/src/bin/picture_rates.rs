@@ -149,6 +149,7 @@ impl Setting {
                 workers: self.workers(),
                 threads_per_worker: 1,
                 cpus: Vec::new(),
+                paced_flops_per_second: None,
                 limits: Limits::default(),
                 program,
             };

@@ -41,6 +41,7 @@ pub(super) async fn join(options: JoinOptions, threads: NonZeroU32, lifetime: Li
         threads: threads.get(),
         cpus: options.cpus().to_vec(),
         model: options.model.clone(),
+        device: options.device(),
         ..WorkerConfig::new()
     };
     config.memory_bytes = options.memory.unwrap_or(config.memory_bytes);

@@ -11,7 +11,7 @@ use asyncdiff_transport::WorkerName;
 use clap::Args;
 
 use super::JOIN_LINE_VARIABLE;
-use crate::config::Cpu;
+use crate::config::{Cpu, DeviceKind, LayerTime};
 
 /// What `worker join` is told.
 #[derive(Clone, Debug, Args)]
@@ -58,6 +58,11 @@ pub struct JoinOptions {
     #[arg(long, value_name = "PATH_OR_HUB_ID")]
     pub model: Option<String>,
 
+    /// Compute nothing, without weights, and take as long as the operations do at this rate: for benchmarks of everything around the
+    /// computing, which start workers themselves.
+    #[arg(long, value_name = "RATE", hide = true, value_parser = parse_rate)]
+    paced_flops_per_second: Option<f64>,
+
     #[command(flatten)]
     pub(super) log: LogOptions,
 }
@@ -97,6 +102,11 @@ impl JoinOptions {
     /// The CPUs that threads are kept on; none for any.
     pub(super) fn cpus(&self) -> &[Cpu] {
         self.cpus.as_ref().map_or(&[], |list| &list.0)
+    }
+
+    /// What computes.
+    pub(super) fn device(&self) -> DeviceKind {
+        self.paced_flops_per_second.map_or(DeviceKind::Thread, |rate| DeviceKind::Paced(LayerTime::at_rate(rate)))
     }
 }
 
@@ -146,6 +156,11 @@ fn parse_cpus(text: &str) -> Result<CpuList, String> {
     if cpus.is_empty() { Err(wrong()) } else { Ok(CpuList(cpus)) }
 }
 
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| "a number of operations per second above 0 is needed, such as 1e9".to_owned())
+}
+
 fn parse_memory(text: &str) -> Result<u64, String> {
     let bytes = parse_bytes(text).filter(|&bytes| bytes > 0);
     bytes.ok_or_else(|| "write it with its unit, such as 8GiB or 512MiB".to_owned())
@@ -162,6 +177,14 @@ mod tests {
         assert_eq!(list("5"), Ok(vec![5]));
         for text in ["", "a", "3-1", "0,0", "0-2000", "-1", "1,"] {
             assert!(list(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_number_that_takes_time() {
+        assert_eq!(parse_rate("2.5e9"), Ok(2.5e9));
+        for text in ["", "fast", "0", "-1", "inf", "nan"] {
+            assert!(parse_rate(text).is_err(), "{text:?}");
         }
     }
 

@@ -26,8 +26,17 @@ pub(super) struct Recorder {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Recorded {
     pub(super) events: Vec<TraceEvent>,
-    pub(super) median_turnaround_seconds: f64,
+    pub(super) turnaround: Turnaround,
     pub(super) denoise_seconds: f64,
+}
+
+/// Seconds between a noise prediction's arrival and the departure of the latents that follow; 0 where none followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Turnaround {
+    pub(super) median_seconds: f64,
+    /// 99 of 100 took no longer.
+    pub(super) p99_seconds: f64,
+    pub(super) max_seconds: f64,
 }
 
 impl Recorder {
@@ -64,12 +73,11 @@ impl Recorder {
         self.event(TraceKind::SchedulerStep(step), start, now);
     }
 
-    pub(super) fn finish(mut self) -> Recorded {
+    pub(super) fn finish(self) -> Recorded {
         let first = self.first_departure.unwrap_or(self.last_step);
-        self.turnarounds.sort_by(f64::total_cmp);
         Recorded {
             events: self.events,
-            median_turnaround_seconds: self.turnarounds.get(self.turnarounds.len() / 2).copied().unwrap_or(0.0),
+            turnaround: Turnaround::of(self.turnarounds),
             denoise_seconds: self.last_step.duration_since(first).as_secs_f64(),
         }
     }
@@ -83,7 +91,39 @@ impl Recorder {
     }
 }
 
+impl Turnaround {
+    fn of(mut seconds: Vec<f64>) -> Self {
+        seconds.sort_by(f64::total_cmp);
+        // The nearest rank: a time that was taken, and none between two.
+        let of_percent = |percent: usize| {
+            let rank = (seconds.len() * percent).div_ceil(100);
+            seconds.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+        };
+        Self { median_seconds: of_percent(50), p99_seconds: of_percent(99), max_seconds: of_percent(100) }
+    }
+}
+
 /// Whole microseconds; centuries are cut off.
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_slow_turnaround_of_a_hundred_is_the_longest_and_not_the_p99() {
+        let mut seconds: Vec<f64> = (1..=99).map(f64::from).collect();
+        seconds.insert(50, 1000.0);
+        let found = Turnaround::of(seconds);
+        assert_eq!(found, Turnaround { median_seconds: 50.0, p99_seconds: 99.0, max_seconds: 1000.0 });
+    }
+
+    #[test]
+    fn few_turnarounds_have_figures_and_none_has_zeros() {
+        let one = Turnaround { median_seconds: 2.0, p99_seconds: 2.0, max_seconds: 2.0 };
+        assert_eq!(Turnaround::of(vec![2.0]), one);
+        assert_eq!(Turnaround::of(Vec::new()), Turnaround::default());
+    }
 }

@@ -38,7 +38,9 @@ pub(super) fn summarize(
         resident_bytes: reports.iter().map(|report| report.resident_bytes).collect(),
         peak_memory_bytes: reports.iter().map(|report| report.peak_memory_bytes).collect(),
         coordinator_peak_memory_bytes: system::peak_memory_bytes(),
-        turnaround_seconds: recorded.median_turnaround_seconds,
+        turnaround_seconds: recorded.turnaround.median_seconds,
+        turnaround_p99_seconds: recorded.turnaround.p99_seconds,
+        turnaround_max_seconds: recorded.turnaround.max_seconds,
     }
 }
 
@@ -69,5 +71,5 @@ fn alone_seconds(choice: &Choice, reports: &[RankReport], recorded: &Recorded) -
     let only_warm_up = schedule.warm_up_steps() == schedule.steps.get();
     let lanes = if only_warm_up { schedule.warm_up_lanes() } else { schedule.lanes() };
     let runs_per_step = if lanes == [Lane::Whole] { 1.0 } else { 2.0 };
-    f64::from(schedule.steps.get()) * (step * runs_per_step + recorded.median_turnaround_seconds)
+    f64::from(schedule.steps.get()) * (step * runs_per_step + recorded.turnaround.median_seconds)
 }

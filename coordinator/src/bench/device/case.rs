@@ -5,7 +5,7 @@ use asyncdiff_model::families::DenoiserConfig;
 use asyncdiff_model::text_encoder::ClipTextConfig;
 use asyncdiff_model::vae::VaeConfig;
 
-use crate::bench::DENOISER;
+use crate::bench::model::DENOISER;
 use crate::model_store::demo_checkpoint;
 
 /// A model at a size.

@@ -1,0 +1,89 @@
+//! What benchmarks make pictures with: a UNet of 64/128/256/256 channels, whose weights follow from a formula, the same with fewer channels, and
+//! conditions without meaning.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use asyncdiff_model::formula;
+use asyncdiff_plan::Wishes;
+
+use crate::job::JobSettings;
+use crate::job_spec::{ConditionTensor, Conditions, InitialLatents, JobSpec, Product};
+use crate::model_store::{FormulaModel, ModelStore, StoreError};
+
+/// The UNet: the topology of SD 2.1 at 64/128/256/256 channels.
+pub(super) const DENOISER: &str = include_str!("unet_64_128_256_256.json");
+
+/// Its noise scheduler; what a step of it costs is far below what can be measured here.
+const SCHEDULER: &str = r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
+    "beta_schedule": "scaled_linear", "clip_sample": false, "set_alpha_to_one": false, "steps_offset": 1}"#;
+
+/// Width and height in pixels: latents of 32 × 32.
+const SIDE: u32 = 256;
+
+/// Shape of the encoder hidden states: the two guidance halves, tokens, width.
+const CONDITION: [u32; 3] = [2, 77, 256];
+
+/// Guidance is on: a batch of two rows.
+const GUIDANCE_SCALE: f64 = 7.5;
+
+/// Channels of every level of the thin UNet: as few as its group norms have groups.
+const THIN_CHANNELS: [u32; 4] = [32; 4];
+
+/// The UNet with its weights.
+pub(super) fn store() -> Result<ModelStore, StoreError> {
+    formula_store("UNet 64/128/256/256", DENOISER.to_owned())
+}
+
+/// The same layers with few channels: its hidden states are small, so that a machine can carry those of many workers.
+pub(super) fn thin_store() -> anyhow::Result<ModelStore> {
+    let mut config: serde_json::Value = serde_json::from_str(DENOISER)?;
+    config["block_out_channels"] = THIN_CHANNELS.as_slice().into();
+    Ok(formula_store("UNet of 32 channels", config.to_string())?)
+}
+
+fn formula_store(name: &str, denoiser_config: String) -> Result<ModelStore, StoreError> {
+    let (name, scheduler_config) = (name.to_owned(), SCHEDULER.to_owned());
+    ModelStore::formula(FormulaModel { name, denoiser_config, scheduler_config, seed: 1 })
+}
+
+/// Settings of a job for it.
+pub(super) fn settings(steps: NonZeroU32, wishes: &Wishes) -> JobSettings {
+    JobSettings {
+        steps,
+        guidance_scale: GUIDANCE_SCALE,
+        size: Some((SIDE, SIDE)),
+        wishes: wishes.clone(),
+        ..JobSettings::default()
+    }
+}
+
+/// A job for it, from noise to latents.
+pub(super) fn job(settings: JobSettings) -> JobSpec {
+    let shape: Vec<usize> = CONDITION.iter().map(|&axis| axis as usize).collect();
+    let values = formula::input("prompt_embeds", &shape, 1);
+    let condition = ConditionTensor { shape: CONDITION.to_vec(), values };
+    JobSpec {
+        conditions: Conditions::Tensors(BTreeMap::from([("encoder_hidden_states".to_owned(), condition)])),
+        latents: InitialLatents::Seed(0),
+        settings,
+        product: Product::Latents,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_thin_unet_has_the_layers_of_the_other_and_few_of_its_operations() {
+        let settings = settings(NonZeroU32::MIN, &Wishes::default());
+        let of = |store: &ModelStore| {
+            let program = store.planning_setup(&settings).unwrap().program;
+            let layers = program.program.layers.iter();
+            (layers.len(), layers.map(|layer| layer.flops).sum::<u64>())
+        };
+        let ((layers, flops), (thin_layers, thin_flops)) = (of(&store().unwrap()), of(&thin_store().unwrap()));
+        assert!(layers == thin_layers && thin_flops < flops / 4, "{thin_layers} layers, {thin_flops} of {flops}");
+    }
+}

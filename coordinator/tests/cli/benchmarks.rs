@@ -1,0 +1,35 @@
+//! `coordinator bench`: that it measures what it says; how fast anything is, is not asked here.
+
+use crate::harness::Place;
+
+#[test]
+fn the_coordinators_turnaround_is_measured_by_number_of_workers() {
+    let place = Place::new();
+    let few = ["bench", "coordinator", "--workers", "3,2", "--steps", "6", "--repeats", "2", "--pace", "0.005"];
+    let report = place.run(&[&few[..], &["--runs", "0", "--json"]].concat()).json();
+    let rows = report["turnarounds"].as_array().unwrap();
+    let workers: Vec<_> = rows.iter().map(|row| (row["workers"].as_u64(), row["components"].as_u64())).collect();
+    assert_eq!(workers, [(Some(2), Some(2)), (Some(3), Some(3))]);
+    for row in rows {
+        let figure = |name: &str| row[name].as_f64().unwrap();
+        assert!(0.0 < figure("p50_seconds") && figure("p50_seconds") <= figure("p99_seconds"), "{row}");
+        assert!(figure("p99_seconds") <= figure("max_seconds"), "{row}");
+        // Workers that compute nothing take their time all the same.
+        assert!(figure("step_seconds") > 0.005, "{row}");
+    }
+    assert!(report["start_up"].is_null(), "{report}");
+}
+
+#[test]
+fn start_up_is_timed_to_the_first_step_and_to_the_picture() {
+    let place = Place::new();
+    let arguments =
+        ["bench", "coordinator", "--workers", "1", "--steps", "2", "--repeats", "1", "--runs", "1", "--json"];
+    let report = place.run(&arguments).json();
+    let start_up = &report["start_up"];
+    let figure = |name: &str| start_up[name].as_f64().unwrap();
+    let (first_step, picture) = (figure("first_step_seconds"), figure("picture_seconds"));
+    assert!(0.0 < first_step && first_step < picture, "{start_up}");
+    assert_eq!(start_up["worker_peak_memory_bytes"].as_array().unwrap().len(), 2);
+    assert_eq!(place.files(), Vec::<String>::new());
+}
