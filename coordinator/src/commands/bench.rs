@@ -2,19 +2,19 @@
 //! fast.
 
 mod coordinator;
+mod pipeline;
 
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use asyncdiff_common::exit::ExitCode;
 use asyncdiff_model::kernels::Format;
-use asyncdiff_plan::{Cut, CutShape, Wishes};
 use clap::builder::PossibleValue;
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::bench::{Case, DeviceBench, PipelineBench, measure_links};
-use crate::cli::{DtypeArg, Failure, note, print_line};
+use crate::bench::{Case, DeviceBench, measure_links};
+use crate::cli::{Failure, note, print_line};
 
 /// Arguments of `bench`.
 #[derive(Args, Debug)]
@@ -31,8 +31,8 @@ enum Benchmark {
     Device(DeviceArgs),
     /// What carries tensors: shared memory and QUIC, against a copy of memory and against TCP with TLS
     Links(LinksArgs),
-    /// Two workers against one, on a UNet of 64/128/256/256 channels with synthetic weights at 32x32 latents
-    Pipeline(PipelineArgs),
+    /// Two workers against one, against one with twice the threads and, where there is a Python with it, against PyTorch
+    Pipeline(pipeline::PipelineArgs),
 }
 
 #[derive(Args, Debug)]
@@ -77,41 +77,6 @@ struct LinksArgs {
     json: bool,
 }
 
-#[derive(Args, Debug)]
-struct PipelineArgs {
-    /// Denoising steps of each job
-    #[arg(long, default_value = "50")]
-    steps: NonZeroU32,
-
-    /// How often everything is measured; medians are reported
-    #[arg(long, default_value = "3")]
-    repeats: NonZeroU32,
-
-    /// Steps served by one round
-    #[arg(long, default_value = "1")]
-    stride: NonZeroU32,
-
-    /// First steps that are computed exactly
-    #[arg(long, default_value_t = 1)]
-    warm_up: u32,
-
-    /// How the denoiser is split: contiguous or nested [default: the faster]
-    #[arg(long, value_parser = ["contiguous", "nested"])]
-    partition: Option<String>,
-
-    /// Threads of each worker
-    #[arg(long, default_value = "1")]
-    threads_per_worker: NonZeroU32,
-
-    /// What the denoiser is computed in
-    #[arg(long, value_name = "TYPE", default_value = "auto")]
-    dtype: DtypeArg,
-
-    /// Print JSON instead of a Markdown table
-    #[arg(long)]
-    json: bool,
-}
-
 impl ValueEnum for Case {
     fn value_variants<'a>() -> &'a [Self] {
         &Self::ALL
@@ -128,7 +93,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
         Benchmark::Coordinator(args) => coordinator::run(args).await?,
         Benchmark::Device(args) => device(args).await?,
         Benchmark::Links(args) => links(args).await?,
-        Benchmark::Pipeline(args) => pipeline(args).await?,
+        Benchmark::Pipeline(args) => pipeline::run(args).await?,
     };
     print_line(text.trim_end())?;
     Ok(ExitCode::Ok)
@@ -151,27 +116,6 @@ async fn device(args: DeviceArgs) -> Result<String, Failure> {
 async fn links(args: LinksArgs) -> Result<String, Failure> {
     let measured = tokio::task::spawn_blocking(move || measure_links(args.seconds, &note)).await;
     let report = measured.map_err(Failure::operator)?.map_err(Failure::operator)?;
-    if args.json { serde_json::to_string_pretty(&report).map_err(Failure::operator) } else { Ok(report.markdown()) }
-}
-
-async fn pipeline(args: PipelineArgs) -> Result<String, Failure> {
-    let shape = |name: &str| if name == "nested" { CutShape::Nested } else { CutShape::Contiguous };
-    let bench = PipelineBench {
-        steps: args.steps,
-        repeats: args.repeats.get() as usize,
-        wishes: Wishes {
-            components: Some(2),
-            cut: args.partition.as_deref().map(|name| Cut::Shape(shape(name))),
-            stride: Some(args.stride),
-            warm_up: Some(args.warm_up),
-            split_guidance: Some(false),
-            ..Wishes::default()
-        },
-        threads_per_worker: args.threads_per_worker.get(),
-        dtype: args.dtype.into(),
-    };
-    let mut on_progress = |line: String| note(&line);
-    let report = bench.run(&mut on_progress).await.map_err(Failure::operator)?;
     if args.json { serde_json::to_string_pretty(&report).map_err(Failure::operator) } else { Ok(report.markdown()) }
 }
 

@@ -33,3 +33,18 @@ fn start_up_is_timed_to_the_first_step_and_to_the_picture() {
     assert_eq!(start_up["worker_peak_memory_bytes"].as_array().unwrap().len(), 2);
     assert_eq!(place.files(), Vec::<String>::new());
 }
+
+#[test]
+fn two_workers_are_held_against_one_and_a_type_that_comes_to_the_same_is_left_out() {
+    let place = Place::new();
+    let few =
+        ["bench", "pipeline", "--steps", "3", "--repeats", "1", "--cases", "demo", "--dtype", "f32,f32", "--json"];
+    let report = place.run(&few).json();
+    let [case] = &report["cases"].as_array().unwrap()[..] else { panic!("{report}") };
+    assert_eq!((&case["case"], &case["dtype"], &case["steps"]), (&"demo".into(), &"f32".into(), &3.into()));
+    for figure in ["one_worker_seconds", "two_workers_seconds", "twice_the_threads_seconds", "bytes_per_step"] {
+        assert!(case[figure].as_f64().unwrap() > 0.0, "{figure} of {case}");
+    }
+    assert_eq!(case["weights"].as_array().unwrap().len(), 2);
+    assert_eq!(case["torch"].as_array().unwrap().len(), 0);
+}

@@ -12,10 +12,8 @@ use tokio::process::Command;
 
 use super::report::StartUpReport;
 use crate::bench::median::median;
+use crate::bench::model::PROMPT;
 use crate::job::{JobRecord, JobSummary};
-
-/// What the demo model is asked for.
-const PROMPT: &str = "a red circle on a white background";
 
 /// Has the run's log tell of each step, and of little else.
 const STEPS_LOGGED: &str = "warn,asyncdiff_coordinator::actors::denoiser::denoising=debug";

@@ -10,8 +10,9 @@ use asyncdiff_plan::Wishes;
 use super::CoordinatorBench;
 use super::report::TurnaroundReport;
 use crate::actors::Limits;
+use crate::bench::jobs::{STOP_WITHIN, make};
 use crate::bench::median::median;
-use crate::bench::{STOP_WITHIN, make, model};
+use crate::bench::model::{self, BenchModel};
 use crate::job::JobSummary;
 use crate::local_cluster::{LocalCluster, LocalClusterConfig};
 use crate::model_store::ModelStore;
@@ -42,7 +43,7 @@ pub(super) async fn measure(bench: &CoordinatorBench, workers: NonZeroU16) -> an
     })
     .await?;
     let job = |steps: NonZeroU32| {
-        let spec = model::job(model::settings(steps, &wishes));
+        let spec = BenchModel::Unet.job(BenchModel::Unet.settings(steps, &wishes));
         async {
             let before = system::processor_time();
             let summary = make(&local, spec).await?;
@@ -63,7 +64,7 @@ pub(super) async fn measure(bench: &CoordinatorBench, workers: NonZeroU16) -> an
 
 /// Into how many components the denoiser is split, and the workers' operations per second at which the mean component takes as long as is said.
 fn split(bench: &CoordinatorBench, store: &ModelStore, workers: NonZeroU16) -> anyhow::Result<(u16, f64)> {
-    let setup = store.planning_setup(&model::settings(bench.steps, &Wishes::default()))?;
+    let setup = store.planning_setup(&BenchModel::Unet.settings(bench.steps, &Wishes::default()))?;
     let program = &setup.program.program;
     let components = program.owned_layers().count().min(workers.get().into()) as u16;
     let flops: f64 = program.layers.iter().map(|layer| layer.flops as f64).sum();

@@ -25,10 +25,11 @@ use asyncdiff_model::kernels::{CAP_VARIABLE, Format, Isa, Kernels, Peak};
 
 pub use case::Case;
 pub use report::DeviceReport;
+pub(super) use report::TorchVersion;
+pub(super) use torch::{Torch, TorchResult};
 
-use self::report::{CaseReport, TorchVersion, best_ratios};
+use self::report::{CaseReport, best_ratios};
 use self::subject::Subject;
-use self::torch::{Torch, TorchResult};
 use super::hardware::hardware;
 use super::median::median;
 

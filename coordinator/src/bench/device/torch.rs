@@ -21,7 +21,7 @@ const SCRIPT: &str = include_str!("../../../../tests/bench/torch_device.py");
 const SCRIPT_NAME: &str = "torch_device.py";
 
 /// A Python with PyTorch, and a folder with the script and the demo model's configuration.
-pub(super) struct Torch {
+pub(in crate::bench) struct Torch {
     python: PathBuf,
     threads: NonZeroUsize,
     time: Duration,
@@ -49,14 +49,14 @@ struct Output {
 }
 
 impl Torch {
-    pub(super) fn new(python: &Path, threads: NonZeroUsize, time: Duration) -> anyhow::Result<Self> {
+    pub(in crate::bench) fn new(python: &Path, threads: NonZeroUsize, time: Duration) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder for PyTorch's script")?;
         std::fs::write(folder.path().join(SCRIPT_NAME), SCRIPT)?;
         Ok(Self { python: python.to_owned(), threads, time, folder })
     }
 
     /// Times a case in a process of its own, which inherits the CPUs that this one may use.
-    pub(super) fn time(&self, case: Case, format: Format) -> anyhow::Result<(TorchResult, TorchVersion)> {
+    pub(in crate::bench) fn time(&self, case: Case, format: Format) -> anyhow::Result<(TorchResult, TorchVersion)> {
         let folder = self.folder.path();
         let mut command = Command::new(&self.python);
         command.arg(folder.join(SCRIPT_NAME)).args(["--cases", case.name(), "--dtypes", format.name()]);
