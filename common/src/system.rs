@@ -24,6 +24,33 @@ pub fn peak_memory_bytes() -> u64 {
     read("/proc/self/status").and_then(|text| kibibytes(&text, "VmHWM:")).unwrap_or_default()
 }
 
+/// Resident memory of a process, by what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResidentMemory {
+    /// Bytes of its own: heap and stacks.
+    pub anonymous_bytes: u64,
+    /// Bytes of files, such as the program itself; the operating system takes them back when it needs memory.
+    pub file_bytes: u64,
+    /// Bytes that it may share with other processes.
+    pub shared_bytes: u64,
+}
+
+impl ResidentMemory {
+    /// Of a process of this machine; `None` if there is no such process, and where the operating system does not say.
+    #[must_use]
+    pub fn of_process(id: u32) -> Option<Self> {
+        let text = read(&format!("/proc/{id}/status"))?;
+        let of = |key: &str| kibibytes(&text, key);
+        Some(Self { anonymous_bytes: of("RssAnon:")?, file_bytes: of("RssFile:")?, shared_bytes: of("RssShmem:")? })
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.anonymous_bytes + self.file_bytes + self.shared_bytes
+    }
+}
+
 /// Processor time that all threads of this process have taken, in user mode and in the kernel.
 #[must_use]
 pub fn processor_time() -> Duration {
@@ -70,6 +97,16 @@ mod tests {
             std::hint::spin_loop();
         }
         assert!(processor_time() > before);
+    }
+
+    #[test]
+    fn what_a_process_writes_to_is_its_own_memory() {
+        let before = ResidentMemory::of_process(std::process::id()).unwrap();
+        let taken = std::hint::black_box(vec![1_u8; 64 << 20]);
+        let after = ResidentMemory::of_process(std::process::id()).unwrap();
+        assert!(after.anonymous_bytes >= before.anonymous_bytes + (32 << 20), "{before:?}, then {after:?}");
+        assert!(after.bytes() >= after.anonymous_bytes + after.file_bytes);
+        drop(taken);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! The same protocol, certificates and enrolment as between machines; the authority lives as long as the cluster.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +53,7 @@ pub struct LocalClusterConfig {
 /// A running local cluster. Dropping it ends it at once; [`shutdown`](Self::shutdown) ends it in order.
 pub struct LocalCluster {
     cluster: Arc<Cluster>,
+    process_ids: BTreeMap<String, u32>,
     processes: OwnedTask,
     stop: oneshot::Sender<()>,
     stopped: oneshot::Receiver<()>,
@@ -119,6 +121,7 @@ impl LocalCluster {
             }
         }
         let cluster = Arc::new(cluster);
+        let process_ids = processes.ids().clone();
         let (stop, stopping) = oneshot::channel();
         let (has_stopped, stopped) = oneshot::channel();
         let watching = Arc::clone(&cluster);
@@ -129,7 +132,7 @@ impl LocalCluster {
             // Whoever wanted to know may be gone.
             let _ = has_stopped.send(());
         });
-        Ok(Self { cluster, processes, stop, stopped })
+        Ok(Self { cluster, process_ids, processes, stop, stopped })
     }
 
     /// The coordinator.
@@ -138,10 +141,16 @@ impl LocalCluster {
         &self.cluster
     }
 
+    /// The process that each worker was started as, by its name; it may have ended since.
+    #[must_use]
+    pub fn process_ids(&self) -> &BTreeMap<String, u32> {
+        &self.process_ids
+    }
+
     /// Ends in order: jobs are cancelled, workers end. Takes no longer than `within` and some seconds for processes
     /// that do not listen.
     pub async fn shutdown(self, within: Duration) {
-        let Self { cluster, processes, stop, stopped } = self;
+        let Self { cluster, process_ids: _, processes, stop, stopped } = self;
         // Jobs first, so that workers that end are no losses.
         cluster.end_jobs(Instant::now() + within).await;
         // The task is there until it is told.

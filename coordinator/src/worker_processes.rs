@@ -5,7 +5,7 @@
 //!                ◄── stderr ──────────── worker: its last lines are in the message if it ends by itself
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -81,6 +81,8 @@ pub struct ExitedWorker {
 #[must_use]
 pub struct WorkerProcesses {
     names: Vec<String>,
+    /// As the operating system numbers them, by name.
+    ids: BTreeMap<String, u32>,
     stdins: Vec<ChildStdin>,
     exits: mpsc::Receiver<ExitedWorker>,
     _watching: Vec<OwnedTask>,
@@ -92,11 +94,19 @@ impl WorkerProcesses {
     pub fn start(settings: &ProcessSettings) -> Result<Self, ProcessError> {
         let state = tempfile::Builder::new().prefix("asyncdiff-").tempdir().map_err(ProcessError::Directory)?;
         let (exited, exits) = mpsc::channel(settings.workers.max(1));
-        let mut processes = Self { names: Vec::new(), stdins: Vec::new(), exits, _watching: Vec::new(), _state: state };
+        let mut processes = Self {
+            names: Vec::new(),
+            ids: BTreeMap::new(),
+            stdins: Vec::new(),
+            exits,
+            _watching: Vec::new(),
+            _state: state,
+        };
         for index in 1..=settings.workers {
             let name = format!("local-{index}");
             let mut child = processes.spawn(settings, index - 1, &name)?;
             processes.stdins.extend(child.stdin.take());
+            processes.ids.extend(child.id().map(|id| (name.clone(), id)));
             processes._watching.push(OwnedTask::spawn(watch(name.clone(), child, exited.clone())));
             processes.names.push(name);
         }
@@ -107,6 +117,12 @@ impl WorkerProcesses {
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// The process that each worker was started as, by its name.
+    #[must_use]
+    pub fn ids(&self) -> &BTreeMap<String, u32> {
+        &self.ids
     }
 
     /// The next worker that ends by itself; none when all have.

@@ -1,5 +1,6 @@
 //! The figures of `bench pipeline` as a Markdown table: a column for each model and type.
 
+use super::memory::WorkerMemory;
 use super::report::{CaseReport, PipelineReport};
 
 /// A row: its name, and what it says of a case.
@@ -51,6 +52,8 @@ impl PipelineReport {
             ("predicted / counted bytes".into(), |case| format!("{:.3}", case.predicted_bytes_over_counted)),
             ("coordinator's turnaround, p50".into(), |case| format!("{:.3} ms", case.turnaround_seconds * 1e3)),
             ("weights by worker".into(), weights),
+            ("resident memory by worker".into(), |case| memory(case, |worker| worker.bytes() as f64)),
+            ("beyond weights and activations".into(), |case| memory(case, |worker| worker.beyond_bytes as f64)),
         ];
         if self.torch.is_some() {
             rows.push((format!("PyTorch, {} thread(s)", self.threads_per_worker), |case| torch(case, 0)));
@@ -74,6 +77,11 @@ fn weights(case: &CaseReport) -> String {
         format!("{:.1} MiB ({ratio:.2} of its share)", weights.resident_bytes as f64 / f64::from(1 << 20))
     });
     weights.collect::<Vec<_>>().join(", ")
+}
+
+/// In MB, as the limit of what may be beyond is said.
+fn memory(case: &CaseReport, bytes: fn(&WorkerMemory) -> f64) -> String {
+    case.memory.iter().map(|worker| format!("{:.0} MB", bytes(worker) / 1e6)).collect::<Vec<_>>().join(", ")
 }
 
 fn torch(case: &CaseReport, index: usize) -> String {

@@ -2,6 +2,7 @@
 
 use asyncdiff_plan::Rank;
 
+use super::memory::WorkerMemory;
 use super::report::WorkerWeights;
 use crate::bench::device::TorchResult;
 use crate::cluster::PlannedJob;
@@ -16,6 +17,8 @@ pub(super) struct Measured {
     pub(super) repeats: Vec<Repeat>,
     /// By worker.
     pub(super) weights: Vec<WorkerWeights>,
+    /// By worker, of the two.
+    pub(super) memory: Vec<WorkerMemory>,
 }
 
 /// Everything once, in turn.

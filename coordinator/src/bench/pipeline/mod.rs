@@ -9,6 +9,7 @@
 
 mod markdown;
 mod measured;
+mod memory;
 mod report;
 
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -153,10 +154,12 @@ impl Measuring<'_> {
             return Ok(None);
         }
         done.push(plan.compute);
+        // Before the workers have held anything but their own components.
+        let memory = memory::sample(pair, &plan, self.spec(bench.steps, &bench.wishes)).await?;
         for cluster in [pair, wide, first, second] {
             make(cluster, self.spec(warm, &alone())).await?;
         }
-        let (mut measured, mut version) = (Measured::default(), None);
+        let (mut measured, mut version) = (Measured { memory, ..Measured::default() }, None);
         for repeat in 1..=bench.repeats {
             let one = make(pair, self.spec(bench.steps, &alone())).await?;
             let two = make(pair, self.spec(bench.steps, &bench.wishes)).await?;

@@ -4,6 +4,7 @@ use asyncdiff_model::kernels::Format;
 use serde::Serialize;
 
 use super::measured::{Measured, Repeat};
+use super::memory::WorkerMemory;
 use crate::bench::BenchModel;
 use crate::bench::device::{TorchResult, TorchVersion};
 use crate::bench::median::median;
@@ -69,6 +70,8 @@ pub struct CaseReport {
     pub turnaround_seconds: f64,
     /// Weights by worker.
     pub weights: Vec<WorkerWeights>,
+    /// Resident memory by worker while the two denoise, before they have made anything else.
+    pub memory: Vec<WorkerMemory>,
     /// PyTorch with a worker's threads, and with twice as many; empty if it was not timed.
     pub torch: Vec<TorchComparison>,
 }
@@ -134,6 +137,7 @@ impl CaseReport {
             predicted_bytes_over_counted: of(|repeat| repeat.two.predicted_bytes_per_step / repeat.two.bytes_per_step)?,
             turnaround_seconds: of(|repeat| repeat.two.turnaround_seconds)?,
             weights: measured.weights.clone(),
+            memory: measured.memory.clone(),
             torch: torch.into_iter().flatten().collect(),
         })
     }
@@ -194,7 +198,13 @@ pub(super) mod tests {
     pub(in crate::bench::pipeline) fn case(has_torch: bool) -> CaseReport {
         let repeats = [1.0, 3.0, 2.0].map(|slow_down| repeat(slow_down, has_torch)).into();
         let weights = vec![WorkerWeights { share_bytes: 1 << 20, resident_bytes: 1 << 20 }];
-        CaseReport::new((BenchModel::Unet, Format::F32), 1, &Measured { repeats, weights }, &[0.9, 0.9]).unwrap()
+        CaseReport::new(
+            (BenchModel::Unet, Format::F32),
+            1,
+            &Measured { repeats, weights, memory: Vec::new() },
+            &[0.9, 0.9],
+        )
+        .unwrap()
     }
 
     #[test]
