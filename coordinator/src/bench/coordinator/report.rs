@@ -38,7 +38,8 @@ pub struct TurnaroundReport {
     pub max_seconds: f64,
     /// What a step takes: a median of the jobs' means.
     pub step_seconds: f64,
-    /// Processor time of the coordinator's process per step, in user mode and in the kernel; none if the jobs are too short to tell.
+    /// Processor time of the coordinator's process per step, in user mode and in the kernel, with what planning takes for each step of a job: it
+    /// simulates all of them. None if the jobs are too short to tell.
     pub processor_seconds_per_step: Option<f64>,
     /// Peak resident memory of this process so far.
     pub coordinator_peak_memory_bytes: u64,
@@ -119,7 +120,7 @@ impl CoordinatorReport {
         format!(
             "| coordinator | version {} |\n|---|---|\n| hardware | {} |\n\
              | settings | {} steps, {} job(s) for each row, workers that compute nothing and take {} ms for a component |\n\n\
-             | workers | components | turnaround p50, ms | p99, ms | longest, ms | step, ms | coordinator's processor time per step, ms | \
+             | workers | components | turnaround p50, ms | p99, ms | longest, ms | step, ms | coordinator's processor time per step with planning, ms | \
              its peak memory | a worker's |\n|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n{rows}{start_up}",
             self.version,
             self.hardware,
