@@ -9,10 +9,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::config::SharedMemory;
+use super::config::{QuicConfig, SharedMemory};
 use super::control::{self, ToStream};
 use super::data::{self, ToStreams};
 use super::failure::{self, FAREWELL_CODE};
+use super::limit::{LimitedLink, LinkLimit};
 use super::protocol::{LINK_MADE, LINK_MADE_WITH_OFFER};
 use crate::PeerName;
 use crate::link::{
@@ -55,15 +56,18 @@ pub(super) struct Carriers {
     runtime: Handle,
     control: Handle,
     shared_memory: SharedMemory,
+    limit: Option<LinkLimit>,
     stopping: watch::Sender<bool>,
     open_links: watch::Sender<usize>,
 }
 
 impl Carriers {
     /// Carries links on the current runtime, but for their control frames.
-    pub(super) fn new(control: &Handle, shared_memory: SharedMemory) -> Self {
+    pub(super) fn new(control: &Handle, config: &QuicConfig) -> Self {
         let (runtime, stopping, open_links) = (Handle::current(), watch::Sender::new(false), watch::Sender::new(0));
-        Self { runtime, control: control.clone(), shared_memory, stopping, open_links }
+        let limit = config.limit;
+        let shared_memory = if limit.is_some() { SharedMemory::Unused } else { config.shared_memory };
+        Self { runtime, control: control.clone(), shared_memory, limit, stopping, open_links }
     }
 
     pub(super) fn runtime(&self) -> &Handle {
@@ -94,10 +98,16 @@ impl Carriers {
                 LaneStart::Open(reader, writer)
             }
         };
+        let limited = self.limit.map(LimitedLink::new).transpose().unwrap_or_else(|error| {
+            let reason = format!("a limited link has no thread: {error}");
+            outgoing.core.finish(CloseReason::on_our_side(Farewell::failed(&reason)));
+            None
+        });
+        let streams = ToStreams::new(Arc::clone(&outgoing.core), connections.data.clone(), limited);
         self.runtime.spawn(carry(
             connections,
             lane,
-            outgoing,
+            (outgoing, streams),
             incoming,
             (self.control.clone(), self.stopping.subscribe(), guard),
         ));
@@ -118,7 +128,7 @@ impl Carriers {
 async fn carry(
     connections: Connections,
     lane: LaneStart,
-    outgoing: Outgoing,
+    (outgoing, streams): (Outgoing, ToStreams),
     incoming: Incoming,
     (control_runtime, mut stopping, _guard): (Handle, watch::Receiver<bool>, CarrierGuard),
 ) {
@@ -140,7 +150,7 @@ async fn carry(
     let mut writers = JoinSet::new();
     let writing = write_control(Arc::clone(&core), answer, outgoing.control, ToStream(send));
     writers.spawn_on(writing, &control_runtime);
-    writers.spawn(write_tensors(Arc::clone(&core), outgoing.tensors, ToStreams::new(Arc::clone(&core), data.clone())));
+    writers.spawn(write_tensors(Arc::clone(&core), outgoing.tensors, streams));
     let accepting_lane = accept_lane(offer, incoming, &mut readers, &mut lane_writer);
 
     tokio::select! {

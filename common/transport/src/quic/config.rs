@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::WIRE_VERSION;
 use super::enrol::Enrolment;
+use super::limit::LinkLimit;
 use crate::identity::Identity;
 
 /// What a [`QuicNode`](super::QuicNode) is started with.
@@ -25,6 +26,9 @@ pub struct QuicConfig {
     pub congestion: Congestion,
     /// Whether tensors between processes of one host go through shared memory. Default: [`SharedMemory::Used`].
     pub shared_memory: SharedMemory,
+    /// What a link may carry at most, in each direction. Default: none, and a link carries what the network does. With a limit tensors
+    /// go over QUIC only, also within a host. For benchmarks of networks that are not there.
+    pub limit: Option<LinkLimit>,
     /// The version that goes into the protocols' names. Default: [`WIRE_VERSION`]; anything else only tests what a
     /// stranger meets.
     pub wire_version: u16,
@@ -83,6 +87,7 @@ impl QuicConfig {
             timing: LinkTiming::default(),
             congestion: Congestion::default(),
             shared_memory: SharedMemory::default(),
+            limit: None,
             wire_version: WIRE_VERSION,
         }
     }

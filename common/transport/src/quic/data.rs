@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use quinn::{Connection, ReadExactError, RecvStream, VarInt};
+use quinn::{Connection, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
 use tokio::io::AsyncReadExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use super::endpoint::TENSORS_IN_FLIGHT;
+use super::limit::LimitedLink;
 use crate::link::{
     Admitted, CloseReason, Core, Delivery, HEADER_LIMIT_BYTES, Incoming, LENGTH_BYTES, Misbehaviour, OutgoingTensor,
     Pump, TensorFrame, decode_header,
@@ -21,12 +22,13 @@ const STOPPED_LATE: VarInt = VarInt::from_u32(2);
 pub(super) struct ToStreams {
     core: Arc<Core>,
     connection: Connection,
+    limited: Option<LimitedLink>,
     in_flight: JoinSet<()>,
 }
 
 impl ToStreams {
-    pub(super) fn new(core: Arc<Core>, connection: Connection) -> Self {
-        Self { core, connection, in_flight: JoinSet::new() }
+    pub(super) fn new(core: Arc<Core>, connection: Connection, limited: Option<LimitedLink>) -> Self {
+        Self { core, connection, limited, in_flight: JoinSet::new() }
     }
 
     /// Waits until the peer has all tensors that are in flight.
@@ -43,6 +45,8 @@ impl Pump<OutgoingTensor> for ToStreams {
             None => Some(tensor),
         };
         let Some(tensor) = unsent else { return Delivery::Passed };
+        let bytes = tensor.header_frame.len() + tensor.frame.payload.len();
+        let arrival = self.limited.as_mut().map(|limited| limited.send(bytes));
         while self.in_flight.try_join_next().is_some() {}
         if self.in_flight.len() >= TENSORS_IN_FLIGHT as usize {
             self.in_flight.join_next().await;
@@ -50,15 +54,32 @@ impl Pump<OutgoingTensor> for ToStreams {
         // Waits for the peer's leave to open another stream: that is its bound on what it holds for us.
         let Ok(mut stream) = self.connection.open_uni().await else { return Delivery::Stopped };
         self.in_flight.spawn(async move {
-            let mut chunks = [tensor.header_frame, tensor.frame.payload];
             // An error means that the peer stopped the stream, for the tensor came late, or that the connection is
             // gone. The first is counted by the peer and the second is known to whoever watches the connection.
-            if stream.write_all_chunks(&mut chunks).await.is_ok() && stream.finish().is_ok() {
+            if write(&mut stream, tensor, arrival).await.is_ok() && stream.finish().is_ok() {
                 let _ = stream.stopped().await;
             }
         });
         Delivery::Passed
     }
+}
+
+/// Writes a tensor. On a limited link its last byte is held until the tensor may arrive: the others go ahead as fast as they can, so that the
+/// limit and the machine's own speed do not add up.
+async fn write(
+    stream: &mut SendStream,
+    tensor: OutgoingTensor,
+    arrival: Option<oneshot::Receiver<()>>,
+) -> Result<(), WriteError> {
+    let OutgoingTensor { mut header_frame, frame, .. } = tensor;
+    let mut payload = frame.payload;
+    let Some(arrival) = arrival else { return stream.write_all_chunks(&mut [header_frame, payload]).await };
+    let whole = if payload.is_empty() { &mut header_frame } else { &mut payload };
+    let last = whole.split_off(whole.len().saturating_sub(1));
+    stream.write_all_chunks(&mut [header_frame, payload]).await?;
+    // An error means that the link is gone, as what follows will tell.
+    let _ = arrival.await;
+    stream.write_all_chunks(&mut [last]).await
 }
 
 /// Reads tensors until the connection ends or the peer misbehaves.

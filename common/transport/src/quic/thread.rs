@@ -67,7 +67,7 @@ pub(super) fn run(
                 return;
             }
         };
-        let carriers = Carriers::new(control_thread.handle(), config.shared_memory);
+        let carriers = Carriers::new(control_thread.handle(), &config);
         let (links, incoming) = mpsc::channel(WAITING_LINKS);
         let acceptor = Arc::new(Acceptor { config, pairing: Pairing::default(), carriers: carriers.clone(), links });
         let mut acceptors = JoinSet::new();

@@ -1,6 +1,7 @@
-//! What is particular to links over QUIC: trust, enrolment, strangers, loss.
+//! What is particular to links over QUIC: trust, enrolment, limits, strangers, loss.
 
 mod enrolment;
+mod limits;
 mod loss;
 mod strangers;
 mod trust;
