@@ -30,4 +30,4 @@ pub use in_process::run_in_process;
 pub use job_spec::{ConditionTensor, Conditions, InitialLatents, JobOutcome, JobSpec, JobTrace, Product, TraceTrack};
 pub use local_cluster::{LocalCluster, LocalClusterConfig, LocalClusterError};
 pub use model_store::{FormulaModel, ModelStore, StoreError, demo_checkpoint};
-pub use worker_processes::{ExitedWorker, LOCAL_WORKER, ProcessError, ProcessSettings, WorkerProcesses};
+pub use worker_processes::{ExitedWorker, LOCAL_WORKER, ProcessError, ProcessSettings, Simulation, WorkerProcesses};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use asyncdiff_transport::identity::{ClusterAuthority, CoordinatorAddress, IdentityError};
-use asyncdiff_transport::quic::{QuicConfig, QuicNode, StartError};
+use asyncdiff_transport::quic::{LinkTiming, QuicConfig, QuicNode, StartError};
 use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::actors::Limits;
 use crate::cluster::{Cluster, ClusterConfig, ClusterError};
 use crate::model_store::ModelStore;
-use crate::worker_processes::{ExitedWorker, ProcessError, ProcessSettings, WorkerProcesses};
+use crate::worker_processes::{ExitedWorker, ProcessError, ProcessSettings, Simulation, WorkerProcesses};
 use asyncdiff_common::owned_task::OwnedTask;
 
 /// How long the join line of local workers serves: they use it in their first second.
@@ -42,12 +42,12 @@ pub struct LocalClusterConfig {
     pub threads_per_worker: u32,
     /// The CPUs that each worker's threads are kept on, such as `0,1`; without an entry wherever the operating system likes.
     pub cpus: Vec<String>,
-    /// Floating-point operations per second of workers that compute nothing and take as long as that; none for workers that compute.
-    pub paced_flops_per_second: Option<f64>,
     /// Deadlines and bounds.
     pub limits: Limits,
     /// The program that workers are, and its arguments, if not this one: see [`ProcessSettings::program`].
     pub program: Option<(std::path::PathBuf, Vec<std::ffi::OsString>)>,
+    /// What the workers are instead of this machine's devices and links.
+    pub simulation: Option<Simulation>,
 }
 
 /// A running local cluster. Dropping it ends it at once; [`shutdown`](Self::shutdown) ends it in order.
@@ -93,6 +93,8 @@ impl LocalCluster {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let quic = QuicConfig {
             enrolment: Some(authority.clone()),
+            limit: config.simulation.and_then(|simulation| simulation.link_limit),
+            timing: if config.simulation.is_some() { LinkTiming::patient() } else { LinkTiming::default() },
             ..QuicConfig::new(authority.coordinator_identity()?, loopback)
         };
         let node = QuicNode::start(quic).await?;
@@ -109,7 +111,7 @@ impl LocalCluster {
             cpus: config.cpus,
             join_line,
             model: config.model,
-            paced_flops_per_second: config.paced_flops_per_second,
+            simulation: config.simulation,
         };
         let (store, limits, workers) = (config.store, config.limits, config.workers);
         let cluster = Cluster::start(ClusterConfig { network: Arc::new(node), store, limits }).await?;

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use asyncdiff_transport::quic::LinkLimit;
 use tempfile::TempDir;
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
@@ -46,9 +47,21 @@ pub struct ProcessSettings {
     pub join_line: String,
     /// A checkpoint that they read themselves.
     pub model: Option<String>,
-    /// Floating-point operations per second of workers that compute nothing and take as long as that; none for workers that compute.
-    pub paced_flops_per_second: Option<f64>,
+    /// What they are instead of this machine's devices and links.
+    pub simulation: Option<Simulation>,
 }
+
+/// Devices and links that are not there, for benchmarks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Simulation {
+    /// Floating point operations per second of each worker's device, which computes nothing and takes its time.
+    pub flops_per_second: f64,
+    /// What each link carries, also those with the coordinator; without it as much as it can.
+    pub link_limit: Option<LinkLimit>,
+}
+
+/// What a simulated device may hold: it holds no weights.
+const SIMULATED_MEMORY: &str = "1TiB";
 
 /// Why workers could not be started.
 #[derive(Debug, Error)]
@@ -175,8 +188,9 @@ impl WorkerProcesses {
         if let Some(model) = &settings.model {
             command.args(["--model", model]);
         }
-        if let Some(rate) = settings.paced_flops_per_second {
-            command.args(["--paced-flops-per-second", &rate.to_string()]);
+        if let Some(Simulation { flops_per_second, link_limit }) = &settings.simulation {
+            command.args(["--paced", &flops_per_second.to_string(), "--memory", SIMULATED_MEMORY]);
+            command.args(link_limit.iter().flat_map(|limit| ["--link-limit".to_owned(), limit.to_string()]));
         }
         command.spawn().map_err(|source| ProcessError::Spawn { program, source })
     }
@@ -234,7 +248,7 @@ mod tests {
             cpus: Vec::new(),
             join_line: "adj1.secret".to_owned(),
             model: None,
-            paced_flops_per_second: Some(2.5e9),
+            simulation: Some(Simulation { flops_per_second: 2.5e9, link_limit: None }),
         };
         WorkerProcesses::start(&settings).unwrap()
     }
@@ -261,7 +275,7 @@ mod tests {
     async fn a_paced_worker_is_told_its_rate() {
         let mut processes = shell("echo \"$@\" >&2", 1);
         let reason = processes.exited().await.unwrap().reason;
-        assert!(reason.contains("--paced-flops-per-second 2500000000"), "{reason}");
+        assert!(reason.contains("--paced 2500000000"), "{reason}");
     }
 
     #[tokio::test]
@@ -280,7 +294,7 @@ mod tests {
             cpus: Vec::new(),
             join_line: String::new(),
             model: None,
-            paced_flops_per_second: None,
+            simulation: None,
         };
         let error = WorkerProcesses::start(&settings).err().unwrap();
         assert!(error.to_string().contains("/nonexistent/worker"), "{error}");

@@ -16,7 +16,7 @@ use crate::model_store::{FormulaModel, ModelStore, StoreError, demo_checkpoint};
 pub(super) const DENOISER: &str = include_str!("unet_64_128_256_256.json");
 
 /// Its noise scheduler; what a step of it costs is far below what can be measured here.
-const SCHEDULER: &str = r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
+pub(super) const SCHEDULER: &str = r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
     "beta_schedule": "scaled_linear", "clip_sample": false, "set_alpha_to_one": false, "steps_offset": 1}"#;
 
 /// Width and height in pixels: latents of 32 × 32.
@@ -26,7 +26,7 @@ const SIDE: u32 = 256;
 const CONDITION: [u32; 3] = [2, 77, 256];
 
 /// Guidance is on: a batch of two rows.
-const GUIDANCE_SCALE: f64 = 7.5;
+pub(super) const GUIDANCE_SCALE: f64 = 7.5;
 
 /// What the demo model is asked for.
 pub(super) const PROMPT: &str = "a red circle on a white background";

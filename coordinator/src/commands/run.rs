@@ -99,9 +99,9 @@ async fn start(args: &RunArgs, progress: &Progress) -> Result<(LocalCluster, Job
         workers: args.workers.into(),
         threads_per_worker: threads,
         cpus: cpus(args.cpus.as_deref(), usize::from(args.workers), threads as usize)?,
-        paced_flops_per_second: None,
         limits: config.limits,
         program: None,
+        simulation: None,
     });
     Ok((local.await?, request))
 }

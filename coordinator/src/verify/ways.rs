@@ -56,9 +56,9 @@ impl Runner {
                     workers,
                     threads_per_worker: THREADS_PER_WORKER,
                     cpus: Vec::new(),
-                    paced_flops_per_second: None,
                     limits: Limits::default(),
                     program: None,
+                    simulation: None,
                 };
                 Ok(Self::Processes(LocalCluster::start(config).await?))
             }

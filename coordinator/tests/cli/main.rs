@@ -6,4 +6,5 @@ mod bad_input;
 mod benchmarks;
 mod harness;
 mod own_cluster;
+mod scaling;
 mod served_cluster;

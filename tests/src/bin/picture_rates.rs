@@ -149,9 +149,9 @@ impl Setting {
                 workers: self.workers(),
                 threads_per_worker: 1,
                 cpus: Vec::new(),
-                paced_flops_per_second: None,
                 limits: Limits::default(),
                 program,
+                simulation: None,
             };
             let (scenes, next, folder) = (scenes.to_vec(), Arc::clone(&next), arguments.folder.clone());
             lanes.spawn(async move {

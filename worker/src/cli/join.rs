@@ -10,12 +10,12 @@ use asyncdiff_transport::PeerName;
 use asyncdiff_transport::identity::{CoordinatorAddress, JoinedCluster};
 use asyncdiff_transport::link::{Admission, Link};
 use asyncdiff_transport::network::{BoxFuture, DialError, Incoming, Network};
-use asyncdiff_transport::quic::{QuicConfig, QuicNode};
+use asyncdiff_transport::quic::{LinkTiming, QuicConfig, QuicNode};
 use tokio::sync::watch;
 
 use super::options::ListenAddress;
 use super::{CliError, JoinOptions, Lifetime, home, membership};
-use crate::{Membership, WorkerConfig};
+use crate::{DeviceKind, LayerTime, Membership, WorkerConfig};
 use asyncdiff_common::owned_task::OwnedTask;
 
 /// Joins and works until `lifetime` ends.
@@ -32,6 +32,8 @@ pub(super) async fn join(options: JoinOptions, threads: NonZeroU32, lifetime: Li
     let quic = QuicConfig {
         control_address: listen.control,
         data_address: listen.data,
+        limit: options.simulation.link_limit,
+        timing: if options.simulation.paced.is_some() { LinkTiming::patient() } else { LinkTiming::default() },
         ..QuicConfig::new(joined.identity.clone(), listen.control.ip())
     };
     let node = Arc::new(QuicNode::start(quic).await?);
@@ -41,7 +43,10 @@ pub(super) async fn join(options: JoinOptions, threads: NonZeroU32, lifetime: Li
         threads: threads.get(),
         cpus: options.cpus().to_vec(),
         model: options.model.clone(),
-        device: options.device(),
+        device: match options.simulation.paced {
+            Some(flops_per_second) => DeviceKind::Paced(LayerTime::at_rate(flops_per_second)),
+            None => DeviceKind::Thread,
+        },
         ..WorkerConfig::new()
     };
     config.memory_bytes = options.memory.unwrap_or(config.memory_bytes);

@@ -8,10 +8,11 @@ use std::str::FromStr;
 use asyncdiff_common::config::parse_bytes;
 use asyncdiff_common::telemetry::LogFormat;
 use asyncdiff_transport::WorkerName;
+use asyncdiff_transport::quic::LinkLimit;
 use clap::Args;
 
 use super::JOIN_LINE_VARIABLE;
-use crate::config::{Cpu, DeviceKind, LayerTime};
+use crate::config::Cpu;
 
 /// What `worker join` is told.
 #[derive(Clone, Debug, Args)]
@@ -58,13 +59,23 @@ pub struct JoinOptions {
     #[arg(long, value_name = "PATH_OR_HUB_ID")]
     pub model: Option<String>,
 
-    /// Compute nothing, without weights, and take as long as the operations do at this rate: for benchmarks of everything around the
-    /// computing, which start workers themselves.
-    #[arg(long, value_name = "RATE", hide = true, value_parser = parse_rate)]
-    paced_flops_per_second: Option<f64>,
+    #[command(flatten)]
+    pub(super) simulation: SimulationOptions,
 
     #[command(flatten)]
     pub(super) log: LogOptions,
+}
+
+/// What `coordinator bench scaling` starts its workers with; of no use to anybody else, and not in the help.
+#[derive(Clone, Debug, Args)]
+pub(super) struct SimulationOptions {
+    /// Compute nothing, without weights, and take as long for a layer as its operations do at this rate per second.
+    #[arg(long, hide = true, value_name = "FLOPS", value_parser = parse_rate)]
+    pub(super) paced: Option<f64>,
+
+    /// Bytes per second and microseconds of delay that each link is limited to, in each direction, such as `125000000,200`.
+    #[arg(long, hide = true, value_name = "LIMIT")]
+    pub(super) link_limit: Option<LinkLimit>,
 }
 
 /// CPUs, as a list of numbers and ranges.
@@ -102,11 +113,6 @@ impl JoinOptions {
     /// The CPUs that threads are kept on; none for any.
     pub(super) fn cpus(&self) -> &[Cpu] {
         self.cpus.as_ref().map_or(&[], |list| &list.0)
-    }
-
-    /// What computes.
-    pub(super) fn device(&self) -> DeviceKind {
-        self.paced_flops_per_second.map_or(DeviceKind::Thread, |rate| DeviceKind::Paced(LayerTime::at_rate(rate)))
     }
 }
 
@@ -157,8 +163,8 @@ fn parse_cpus(text: &str) -> Result<CpuList, String> {
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
-    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
-    rate.ok_or_else(|| "a number of operations per second above 0 is needed, such as 1e9".to_owned())
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate >= 1.0);
+    rate.ok_or_else(|| "write operations per second as a number of at least 1".to_owned())
 }
 
 fn parse_memory(text: &str) -> Result<u64, String> {

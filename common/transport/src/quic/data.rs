@@ -33,7 +33,6 @@ impl ToStreams {
 
     /// Waits until the peer has all tensors that are in flight.
     pub(super) async fn finish(mut self) {
-        let st = self.connection.stats(); eprintln!("path {:?} udp_tx {:?}", st.path, st.udp_tx);
         while self.in_flight.join_next().await.is_some() {}
     }
 }

@@ -133,10 +133,9 @@ pub(super) fn control_transport(timing: &LinkTiming) -> Result<TransportConfig, 
 fn data_transport(config: &QuicConfig) -> Result<TransportConfig, StartError> {
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(MAX_DATAGRAM_BYTES);
-    if let Ok(m) = std::env::var("IMTU") { discovery.upper_bound(m.parse().unwrap()); }
     let mut acknowledgements = AckFrequencyConfig::default();
     acknowledgements
-        .ack_eliciting_threshold(VarInt::from_u32(std::env::var("ACK").map_or(PACKETS_PER_ACKNOWLEDGEMENT, |v| v.parse().unwrap())))
+        .ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACKNOWLEDGEMENT))
         .max_ack_delay(Some(ACKNOWLEDGEMENT_DELAY));
     let mut transport = TransportConfig::default();
     transport
@@ -149,8 +148,8 @@ fn data_transport(config: &QuicConfig) -> Result<TransportConfig, StartError> {
         // No larger than the socket's buffer, so that one stream's burst is never dropped by our own kernel. The
         // connection's window stays unlimited: a limit would let tensors that nobody reads block the others. What is in
         // flight is bounded by the streams.
-        .stream_receive_window(VarInt::from_u32(std::env::var("RW").map_or(SOCKET_BUFFER_BYTES as u32, |v| v.parse::<u32>().unwrap() << 10)))
-        .send_window(std::env::var("SW").map_or(DATA_SEND_WINDOW_BYTES, |v| v.parse::<u64>().unwrap() << 10))
+        .stream_receive_window(VarInt::from_u32(SOCKET_BUFFER_BYTES as u32))
+        .send_window(DATA_SEND_WINDOW_BYTES)
         // One tensor after the other: the first is complete sooner, the last no later.
         .send_fairness(false)
         .mtu_discovery_config(Some(discovery))

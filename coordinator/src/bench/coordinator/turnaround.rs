@@ -16,6 +16,7 @@ use crate::bench::model::{self, BenchModel};
 use crate::job::JobSummary;
 use crate::local_cluster::{LocalCluster, LocalClusterConfig};
 use crate::model_store::ModelStore;
+use crate::worker_processes::Simulation;
 
 /// Steps of the job that everything but steps is counted by: what it takes is subtracted from what the long ones take.
 const SHORT_STEPS: u32 = 2;
@@ -37,9 +38,9 @@ pub(super) async fn measure(bench: &CoordinatorBench, workers: NonZeroU16) -> an
         workers: workers.get().into(),
         threads_per_worker: 1,
         cpus: Vec::new(),
-        paced_flops_per_second: Some(rate),
         limits: Limits::default(),
         program: None,
+        simulation: Some(Simulation { flops_per_second: rate, link_limit: None }),
     })
     .await?;
     let job = |steps: NonZeroU32| {

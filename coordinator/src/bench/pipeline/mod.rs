@@ -229,9 +229,9 @@ async fn start(
         workers,
         threads_per_worker,
         cpus,
-        paced_flops_per_second: None,
         limits: Limits::default(),
         program: None,
+        simulation: None,
     };
     Ok(LocalCluster::start(config).await?)
 }

@@ -1,8 +1,9 @@
-//! `coordinator bench`: what parallelism brings on this machine, what one device does, what the coordinator takes, and what carries tensors how
-//! fast.
+//! `coordinator bench`: what parallelism brings on this machine, what one device does, what the coordinator takes, what carries tensors how
+//! fast, and what more devices bring than there are.
 
 mod coordinator;
 mod pipeline;
+mod scaling;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -33,6 +34,8 @@ enum Benchmark {
     Links(LinksArgs),
     /// Two workers against one, against one with twice the threads and, where there is a Python with it, against PyTorch
     Pipeline(pipeline::PipelineArgs),
+    /// Up to eight simulated devices on Stable Diffusion 2.1 and XL: real tensors over the real links, no computing
+    Scaling(scaling::ScalingArgs),
 }
 
 #[derive(Args, Debug)]
@@ -94,6 +97,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
         Benchmark::Device(args) => device(args).await?,
         Benchmark::Links(args) => links(args).await?,
         Benchmark::Pipeline(args) => pipeline::run(args).await?,
+        Benchmark::Scaling(args) => scaling::run(args).await?,
     };
     print_line(text.trim_end())?;
     Ok(ExitCode::Ok)
