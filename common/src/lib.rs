@@ -5,6 +5,7 @@
 pub mod codec;
 pub mod config;
 pub mod exit;
+pub mod heap;
 pub mod owned_task;
 pub mod system;
 pub mod telemetry;

@@ -37,8 +37,9 @@ const FIRST_BATCH_BYTES: u32 = 32 << 10;
 /// By how much each batch is larger than the one before.
 const GROWTH: u32 = 4;
 
-/// Bytes of the largest batch: a quarter of a second at 1 Gbit/s, which is never reached there, and 27 ms at 10 Gbit/s.
-const LAST_BATCH_BYTES: u32 = 32 << 20;
+/// Bytes of the largest batch: 7 ms at 10 Gbit/s. Shared memory stays resident where it was once written, on both sides: a larger batch would
+/// measure no better there and cost more than many a model's hidden states do.
+const LAST_BATCH_BYTES: u32 = 8 << 20;
 
 /// Probes of a batch at least: several are in flight, as hidden states are.
 const BATCH_PROBES: u32 = 2;
@@ -51,7 +52,10 @@ const BATCH_TAKES: Duration = Duration::from_millis(10);
 const MOST_BYTES_PER_SECOND: f64 = 1e12;
 
 /// Arrivals that may wait: twice the probes of the largest batch, so that those of a measurement that was given up have room too.
-const ARRIVALS: usize = 2 * (LAST_BATCH_BYTES / PROBE_LIMIT_BYTES) as usize;
+const ARRIVALS: usize = 2 * TINY_BATCH as usize;
+
+const _: () =
+    assert!(LAST_BATCH_BYTES / PROBE_LIMIT_BYTES <= TINY_BATCH, "tiny probes are the most that are sent together");
 
 /// An open link to a peer, which can be measured.
 #[derive(Clone)]

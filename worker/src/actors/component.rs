@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use asyncdiff_common::heap;
 use asyncdiff_common::wire::{ComputeType, WorkerFailure};
 use asyncdiff_model::component::Component as LoadedComponent;
 use asyncdiff_model::families::DenoiserProgram;
@@ -86,6 +87,9 @@ impl Actor for Component {
                 let load = move |kernels: &Kernels| {
                     let loaded =
                         LoadedComponent::load(&program, &layers, &*weights, &kernels.with_format(format(compute)));
+                    // Parameters are packed once; what they were packed from is not to stay.
+                    drop(weights);
+                    heap::give_back();
                     loaded.map(Arc::new).map_err(model_failure)
                 };
                 Some(OwnedTask::spawn(async move { loaded(device.run(load).await) }))

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use asyncdiff_common::heap;
 use asyncdiff_model::kernels::{Kernels, Value};
 use asyncdiff_plan::{JobId, Work};
 use tokio::time::Instant;
@@ -45,6 +46,7 @@ impl DeviceCore {
                 let released = if is_it { self.jobs.remove(&job) } else { None };
                 if self.jobs.is_empty() {
                     self.kernels.trim();
+                    heap::give_back();
                 }
                 let released = released.map(DeviceJob::into_statistics);
                 // Whoever asked may have gone.
