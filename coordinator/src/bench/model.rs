@@ -91,7 +91,7 @@ impl BenchModel {
     }
 }
 
-/// The layers of [`BenchModel::Unet`] with few channels: its hidden states are small, so that a machine can carry those of many workers.
+/// [`BenchModel::Unet`] with few channels: its hidden states are small, so that a machine can carry those of many workers.
 pub(super) fn thin_store() -> anyhow::Result<ModelStore> {
     let mut config: serde_json::Value = serde_json::from_str(DENOISER)?;
     config["block_out_channels"] = THIN_CHANNELS.as_slice().into();
@@ -116,15 +116,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_thin_unet_has_the_layers_of_the_other_and_few_of_its_operations() {
+    fn the_thin_unet_has_a_layer_for_every_worker_and_few_of_the_others_operations() {
         let settings = BenchModel::Unet.settings(NonZeroU32::MIN, &Wishes::default());
         let of = |store: &ModelStore| {
             let program = store.planning_setup(&settings).unwrap().program;
             let layers = program.program.layers.iter();
             (layers.len(), layers.map(|layer| layer.flops).sum::<u64>())
         };
-        let ((layers, flops), (thin_layers, thin_flops)) =
-            (of(&BenchModel::Unet.store().unwrap()), of(&thin_store().unwrap()));
-        assert!(layers == thin_layers && thin_flops < flops / 4, "{thin_layers} layers, {thin_flops} of {flops}");
+        let ((_, flops), (layers, thin_flops)) = (of(&BenchModel::Unet.store().unwrap()), of(&thin_store().unwrap()));
+        assert!(layers >= 64 && thin_flops < flops / 4, "{layers} layers, {thin_flops} of {flops}");
     }
 }

@@ -93,7 +93,7 @@ impl ScalingReport {
         text(svg, (x + 34.0, y), "what the plan allows", "");
         cross(svg, (x + 263.0, y - 4.0), SERIES[0].2);
         cross(svg, (x + 279.0, y - 4.0), SERIES[1].2);
-        text(svg, (x + 292.0, y), "published: AsyncDiff, A5000s with NVLink (arXiv 2406.06911)", "");
+        text(svg, (x + 292.0, y), "published: AsyncDiff, A5000s with NVLink, 50 steps (arXiv 2406.06911)", "");
         let how = format!(
             "Simulated devices with the published times of one A5000 ({} steps, warm-up 1), real tensors and links.",
             self.steps
