@@ -185,8 +185,7 @@ impl LinkSender {
     /// Sends a tensor through shared memory, by the caller's own thread, if there is room now. Returns what must take the queue.
     fn put_in_lane(&self, tensor: OutgoingTensor) -> Option<OutgoingTensor> {
         let core = &self.handle.0;
-        let Some((lane, sent)) = core.lane().and_then(|lane| Some((lane, lane.try_place(&tensor.frame.payload)?)))
-        else {
+        let Some((lane, sent)) = core.lane().and_then(|lane| Some((lane, lane.try_place(&tensor)?))) else {
             return Some(tensor);
         };
         // As below.

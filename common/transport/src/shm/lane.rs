@@ -20,7 +20,7 @@ use super::memory::PeerMemory;
 use super::message::{self, Message, Received, malformed};
 use super::outbox::{LaneWriter, Outbox};
 use super::ring::{Loan, Ring, Sent, copy_in_turns};
-use super::{RING_BYTES, TENSORS_IN_FLIGHT};
+use super::{COPIED_OUT_BYTES, RING_BYTES, TENSORS_IN_FLIGHT};
 use crate::link::{
     Admitted, CloseReason, DRAIN_DEADLINE, Incoming, LENGTH_BYTES, Misbehaviour, OutgoingTensor, TensorFrame,
     decode_header,
@@ -105,15 +105,15 @@ pub(crate) fn open_lane(channel: Channel) -> (Lane, LaneReader, LaneWriter) {
 impl Lane {
     /// Sends a tensor, waiting for room a little. Returns those that must take another way.
     pub(crate) async fn send(&self, tensor: OutgoingTensor) -> Result<(), OutgoingTensor> {
-        let sending = tokio::time::timeout(PATIENCE, self.ring.send(&tensor.frame.payload));
+        let sending = tokio::time::timeout(PATIENCE, self.ring.send(&tensor.frame.payload, room(&tensor)));
         let Ok(Some(sent)) = sending.await else { return Err(tensor) };
         self.tell(&sent, &tensor);
         Ok(())
     }
 
     /// Puts a payload into the ring if there is room now and copying it takes no time to speak of; then it is to be told.
-    pub(crate) fn try_place(&self, payload: &Bytes) -> Option<Sent> {
-        self.ring.try_send(payload)
+    pub(crate) fn try_place(&self, tensor: &OutgoingTensor) -> Option<Sent> {
+        self.ring.try_send(&tensor.frame.payload, room(tensor))
     }
 
     /// Tells the peer of a payload that lies in the ring.
@@ -244,6 +244,14 @@ impl LaneReader {
         let mut copy = vec![0; range.len()];
         copy_in_turns(self.peer.bytes(range), &mut copy).await;
         copy.into()
+    }
+}
+
+/// How much of the ring a tensor may use.
+fn room(tensor: &OutgoingTensor) -> usize {
+    match tensor.frame.header.name {
+        TensorName::HiddenState(_) => RING_BYTES,
+        _ => COPIED_OUT_BYTES,
     }
 }
 

@@ -39,6 +39,10 @@ pub use ring::Loan;
 /// number: it is part of the wire's version.
 pub(crate) const RING_BYTES: usize = 256 << 20;
 
+/// Bytes at the ring's start that parameters, probes and whatever else the receiver copies out may take: enough to keep
+/// both sides busy, and pages that were once written stay resident. What is larger goes over QUIC.
+pub(crate) const COPIED_OUT_BYTES: usize = 16 << 20;
+
 /// Tensors that one direction may have in flight: sent, and not yet let go of by the receiver's user. Twice the skip
 /// connections and lanes of two steps.
 pub(crate) const TENSORS_IN_FLIGHT: usize = 128;

@@ -46,28 +46,32 @@ impl Ring {
 
     /// A slot, if one is free now.
     pub(super) fn lend(self: &Arc<Self>, bytes: usize) -> Option<Loan> {
-        let begin = self.slots().take(bytes)?;
+        self.lend_within(bytes, RING_BYTES)
+    }
+
+    fn lend_within(self: &Arc<Self>, bytes: usize, limit: usize) -> Option<Loan> {
+        let begin = self.slots().take(bytes, limit)?;
         Some(Loan { ring: Arc::clone(self), range: begin..begin + bytes })
     }
 
-    /// Counts a payload as sent, having copied it into a slot unless it lies in one; waits for room. `None` if there
-    /// never will be.
-    pub(super) async fn send(self: &Arc<Self>, payload: &Bytes) -> Option<Sent> {
+    /// Counts a payload as sent, having copied it into a slot that ends within `limit`, unless it lies in one; waits for room. `None` if
+    /// there never will be.
+    pub(super) async fn send(self: &Arc<Self>, payload: &Bytes, limit: usize) -> Option<Sent> {
         // A payload without bytes points anywhere.
         if let Some(offset) = self.memory.offset_of(payload).filter(|_| !payload.is_empty()) {
             return Some(self.send_slot(offset..offset + payload.len()).await);
         }
-        if payload.len() > RING_BYTES {
+        if payload.len() > limit {
             return None;
         }
-        let mut loan = self.when_returned(|| self.lend(payload.len())).await;
+        let mut loan = self.when_returned(|| self.lend_within(payload.len(), limit)).await;
         copy_in_turns(payload, &mut loan).await;
         // The loan is given back here, while the tensor in flight holds the slot.
         Some(self.send_slot(loan.range.clone()).await)
     }
 
     /// The same, if there is room now and the payload lies in a slot or is copied in no time.
-    pub(super) fn try_send(self: &Arc<Self>, payload: &Bytes) -> Option<Sent> {
+    pub(super) fn try_send(self: &Arc<Self>, payload: &Bytes, limit: usize) -> Option<Sent> {
         // A payload without bytes points anywhere.
         if let Some(offset) = self.memory.offset_of(payload).filter(|_| !payload.is_empty()) {
             let ticket = self.slots().send(offset..offset + payload.len())?;
@@ -76,7 +80,7 @@ impl Ring {
         if payload.len() > COPIED_AT_ONCE_BYTES {
             return None;
         }
-        let mut loan = self.lend(payload.len())?;
+        let mut loan = self.lend_within(payload.len(), limit)?;
         loan.copy_from_slice(payload);
         let ticket = self.slots().send(loan.range.clone())?;
         // The loan is given back here, while the tensor in flight holds the slot.

@@ -32,8 +32,8 @@ struct Ticket {
 }
 
 impl Slots {
-    /// Takes the lowest place that is free, for one holder. Returns where it begins.
-    pub(super) fn take(&mut self, bytes: usize) -> Option<usize> {
+    /// Takes the lowest place that is free and ends within `limit`, for one holder. Returns where it begins.
+    pub(super) fn take(&mut self, bytes: usize, limit: usize) -> Option<usize> {
         let bytes = bytes.max(1).checked_next_multiple_of(SLOT_UNIT_BYTES)?;
         let mut begin = 0;
         for (&taken, slot) in &self.taken {
@@ -42,7 +42,7 @@ impl Slots {
             }
             begin = slot.end;
         }
-        let end = begin.checked_add(bytes).filter(|&end| end <= RING_BYTES)?;
+        let end = begin.checked_add(bytes).filter(|&end| end <= limit)?;
         self.taken.insert(begin, Slot { end, holders: 1 });
         Some(begin)
     }
@@ -100,24 +100,27 @@ mod tests {
     #[test]
     fn the_lowest_place_is_taken_first() {
         let mut slots = Slots::default();
-        assert_eq!([slots.take(1), slots.take(5000), slots.take(4096)], [Some(0), Some(4096), Some(3 * 4096)]);
+        assert_eq!(
+            [slots.take(1, RING_BYTES), slots.take(5000, RING_BYTES), slots.take(4096, RING_BYTES)],
+            [Some(0), Some(4096), Some(3 * 4096)]
+        );
         assert!(slots.release(4096));
-        assert_eq!([slots.take(9000), slots.take(8192)], [Some(4 * 4096), Some(4096)]);
+        assert_eq!([slots.take(9000, RING_BYTES), slots.take(8192, RING_BYTES)], [Some(4 * 4096), Some(4096)]);
     }
 
     #[test]
     fn a_ring_is_full_when_it_is_full() {
         let mut slots = Slots::default();
-        assert_eq!([slots.take(RING_BYTES), slots.take(1)], [Some(0), None]);
-        assert_eq!([slots.take(RING_BYTES + 1), slots.take(usize::MAX)], [None, None]);
+        assert_eq!([slots.take(RING_BYTES, RING_BYTES), slots.take(1, RING_BYTES)], [Some(0), None]);
+        assert_eq!([slots.take(RING_BYTES + 1, RING_BYTES), slots.take(usize::MAX, RING_BYTES)], [None, None]);
         assert!(slots.release(0));
-        assert_eq!(slots.take(RING_BYTES), Some(0));
+        assert_eq!(slots.take(RING_BYTES, RING_BYTES), Some(0));
     }
 
     #[test]
     fn a_slot_is_free_when_its_owner_and_every_receiver_have_let_go() {
         let mut slots = Slots::default();
-        let slot = slots.take(100).unwrap();
+        let slot = slots.take(100, RING_BYTES).unwrap();
         let [first, second] = [slots.send(0..100).unwrap(), slots.send(10..20).unwrap()];
         assert!(!slots.release(slot) && slots.take_back(first));
         assert!(!slots.is_empty());
@@ -128,7 +131,7 @@ mod tests {
     #[test]
     fn what_is_in_flight_is_bounded_in_number_and_in_bytes() {
         let mut slots = Slots::default();
-        slots.take(RING_BYTES / 2 + 1).unwrap();
+        slots.take(RING_BYTES / 2 + 1, RING_BYTES).unwrap();
         let tickets: Vec<u32> = (0..TENSORS_IN_FLIGHT).map(|_| slots.send(0..1).unwrap()).collect();
         assert_eq!(slots.send(0..1), None);
         tickets.iter().for_each(|&ticket| assert!(slots.take_back(ticket)));
@@ -140,7 +143,7 @@ mod tests {
     fn what_lies_in_no_slot_is_not_sent() {
         let mut slots = Slots::default();
         assert_eq!(slots.send(0..1), None);
-        slots.take(4096).unwrap();
+        slots.take(4096, RING_BYTES).unwrap();
         assert_eq!([slots.send(0..4097), slots.send(4096..4097)], [None, None]);
     }
 
@@ -150,7 +153,7 @@ mod tests {
             let mut slots = Slots::default();
             let mut held: Vec<Range<usize>> = Vec::new();
             for (bytes, also_frees) in takes {
-                if let Some(begin) = slots.take(bytes) {
+                if let Some(begin) = slots.take(bytes, RING_BYTES) {
                     let range = begin..begin + bytes;
                     prop_assert!(range.end <= RING_BYTES);
                     prop_assert!(held.iter().all(|other| other.end <= range.start || range.end <= other.start));

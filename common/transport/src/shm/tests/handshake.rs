@@ -14,6 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::channels;
 use crate::conformance::{noise, within};
+use crate::shm::RING_BYTES;
 use crate::shm::handshake::{HandshakeError, dialler_proof, socket_path};
 use crate::shm::memory::OwnMemory;
 use crate::shm::ring::Ring;
@@ -36,7 +37,7 @@ async fn each_end_reads_what_the_other_writes() {
     let (first, second) = within(channels()).await;
     for (from, to) in [(first.own, second.peer), (second.own, first.peer)] {
         let payload = noise(1, 100_000);
-        let sent = Ring::new(from).send(&payload).await.unwrap();
+        let sent = Ring::new(from).send(&payload, RING_BYTES).await.unwrap();
         assert_eq!(to.bytes(sent.offset..sent.offset + payload.len()), payload);
     }
 }

@@ -13,7 +13,7 @@ use crate::conformance::{noise, tensor, until, within};
 use crate::link::{AdmitEverything, CloseReason, Incoming, Link, Misbehaviour, Outgoing, OutgoingTensor, open};
 use crate::shm::message::{Message, Received, read};
 use crate::shm::ring::Ring;
-use crate::shm::{Lane, RING_BYTES, TENSORS_IN_FLIGHT, open_lane};
+use crate::shm::{COPIED_OUT_BYTES, Lane, RING_BYTES, TENSORS_IN_FLIGHT, open_lane};
 
 /// A proper end of a lane, whose other end has bare hands.
 struct Victim {
@@ -209,6 +209,19 @@ async fn a_full_ring_is_waited_for_and_then_gone_around() {
     let waiting = tokio::spawn(async move { waiting.send(half(3)).await.is_ok() });
     victim.say(&[Message::Released { tickets: vec![0] }]).await;
     assert!(within(waiting).await.unwrap(), "it goes as soon as there is room");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_copied_out_has_a_part_of_the_ring_and_hidden_states_have_all() {
+    let victim = Victim::new().await;
+    let piece = COPIED_OUT_BYTES / 4;
+    let send = async |frame| victim.lane.send(OutgoingTensor::new(frame).unwrap()).await.is_ok();
+    for number in 0..4 {
+        assert!(send(tensor(number, piece)).await);
+    }
+    assert!(!send(tensor(4, 1)).await && send(hidden_state(5, piece)).await);
+    let large = OutgoingTensor::new(tensor(6, COPIED_OUT_BYTES + 1)).unwrap();
+    assert!(Victim::new().await.lane.send(large).await.is_err());
 }
 
 #[tokio::test]
