@@ -15,7 +15,7 @@ const TENSOR_BYTES: usize = 30 << 20;
 
 /// The part of what QUIC carries here that this machine is asked for. All cores are busy when it carries as much as it can, and beside that they
 /// have to wake devices in time; twice as much costs some percent of the ideal, half as much only time.
-const USED_OF_QUIC: f64 = 0.12;
+const USED_OF_QUIC: f64 = 0.08;
 
 /// The same of shared memory. Less, for what is measured is one copy and one sender: devices also copy what they receive, and a ring has room
 /// for one or two of the largest hidden states.
@@ -75,6 +75,6 @@ mod tests {
         assert_eq!(capacity.dilation(2, 1e6, Network::Inside), 1.0);
         assert_eq!(capacity.dilation(8, 1e6, Network::Inside), 4.0);
         assert_eq!(capacity.dilation(2, 0.3e9, Network::Inside), 3.0);
-        assert_eq!(capacity.dilation(2, 3e9, network), 25.0);
+        assert_eq!(capacity.dilation(2, 3e9, network), 37.5);
     }
 }
