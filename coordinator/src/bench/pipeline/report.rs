@@ -131,7 +131,7 @@ impl CaseReport {
             independent_copies,
             of_reachable: speed_up / (ideal_speed_up * independent_copies / 2.0),
             predicted_over_measured: of(|repeat| repeat.two.predicted_seconds / repeat.two.denoise_seconds)?,
-            busy: summary.busy.iter().chain(&alone.busy).copied().collect(),
+            busy: summary.busy.iter().copied().chain([alone.busy.iter().sum()]).collect(),
             computing: busy_seconds(summary) / busy_seconds(alone),
             bytes_per_step: of(|repeat| repeat.two.bytes_per_step)?,
             predicted_bytes_over_counted: of(|repeat| repeat.two.predicted_bytes_per_step / repeat.two.bytes_per_step)?,
