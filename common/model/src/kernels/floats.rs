@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use memmap2::MmapMut;
 
@@ -52,6 +53,11 @@ impl Floats {
     pub(crate) fn lent(memory: LentMemory) -> Option<Self> {
         let len = memory.len() / size_of::<f32>();
         memory.as_ptr().addr().is_multiple_of(LINE_BYTES).then_some(Self { memory: Memory::Lent(memory), len })
+    }
+
+    /// Takes what was lent, if it has this length.
+    pub(crate) fn claim(lent: &mut Option<Self>, len: usize) -> Option<Arc<Self>> {
+        lent.take_if(|lent| lent.len == len).map(Arc::new)
     }
 
     /// Whether the memory is somebody else's.

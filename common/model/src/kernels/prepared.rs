@@ -116,8 +116,8 @@ impl Prepared {
                 for (place, &slot) in outputs.iter_mut().zip(self.graph.outputs()) {
                     let extent = self.graph.extent(slot);
                     let elements = rows * extent.elements();
-                    let floats = match lent.take_if(|lent| lent.len() == elements) {
-                        Some(lent) => Arc::new(lent),
+                    let floats = match Floats::claim(&mut lent, elements) {
+                        Some(lent) => lent,
                         None => cpu.filled_buffer(elements, |_| ())?,
                     };
                     *place = Some(Value::new(Axes::of(extent, like), rows, Data::Host(floats)));

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::Refusal;
+use super::{LENGTH_BYTES, Refusal};
 
 /// The most bytes of an encoded [`Farewell`]: it travels in one QUIC close frame, which must fit the smallest packet
 /// (1200 bytes) with room for the packet's own fields.
@@ -133,6 +133,16 @@ impl Farewell {
 }
 
 impl Misbehaviour {
+    /// The length that goes before a frame of that kind, if it is within the limit: before anything is allocated for it.
+    pub(crate) fn checked_length(frame: &str, length: [u8; LENGTH_BYTES], limit_bytes: usize) -> Result<usize, Self> {
+        let length = u32::from_le_bytes(length) as usize;
+        if length > limit_bytes {
+            let (found_bytes, limit_bytes) = (length as u64, limit_bytes as u64);
+            return Err(Self::FrameTooLong { frame: frame.to_owned(), found_bytes, limit_bytes });
+        }
+        Ok(length)
+    }
+
     /// Bytes that are no frame of that kind.
     pub(crate) fn malformed(frame: &str, reason: &str) -> Self {
         Self::Malformed { frame: frame.to_owned(), reason: shortened(reason) }

@@ -188,7 +188,7 @@ impl LinkSender {
         let Some((lane, sent)) = core.lane().and_then(|lane| Some((lane, lane.try_place(&tensor)?))) else {
             return Some(tensor);
         };
-        // As below.
+        // Counted before the peer can see it, so that its answer never comes before the count.
         core.counters.sent_tensor(tensor.header_frame.len(), tensor.frame.payload.len());
         lane.tell(&sent, &tensor);
         None

@@ -50,14 +50,7 @@ async fn next_frame(stream: &mut RecvStream) -> Result<Option<Bytes>, Misbehavio
         Err(ReadExactError::FinishedEarly(0) | ReadExactError::ReadError(_)) => return Ok(None),
         Err(ReadExactError::FinishedEarly(_)) => return Err(cut_short()),
     }
-    let length = u32::from_le_bytes(length) as usize;
-    if length > MESSAGE_LIMIT_BYTES {
-        return Err(Misbehaviour::FrameTooLong {
-            frame: "control frame".to_owned(),
-            found_bytes: length as u64,
-            limit_bytes: MESSAGE_LIMIT_BYTES as u64,
-        });
-    }
+    let length = Misbehaviour::checked_length("control frame", length, MESSAGE_LIMIT_BYTES)?;
     let mut frame = vec![0; length];
     match stream.read_exact(&mut frame).await {
         Ok(()) => Ok(Some(frame.into())),

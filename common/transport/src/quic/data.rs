@@ -132,14 +132,7 @@ async fn read_header(stream: &mut RecvStream) -> Result<Option<Vec<u8>>, Misbeha
         Err(ReadExactError::ReadError(_)) => return Ok(None),
         Err(ReadExactError::FinishedEarly(_)) => return Err(cut_short()),
     }
-    let length = u32::from_le_bytes(length) as usize;
-    if length > HEADER_LIMIT_BYTES {
-        return Err(Misbehaviour::FrameTooLong {
-            frame: "tensor header".to_owned(),
-            found_bytes: length as u64,
-            limit_bytes: HEADER_LIMIT_BYTES as u64,
-        });
-    }
+    let length = Misbehaviour::checked_length("tensor header", length, HEADER_LIMIT_BYTES)?;
     let mut header = vec![0; length];
     match stream.read_exact(&mut header).await {
         Ok(()) => Ok(Some(header)),

@@ -273,7 +273,7 @@ impl AsRef<[u8]> for InPlace {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(tickets) = self.in_flight.release(self.number, self.bytes) {
-            // As above.
+            // Not heard only when the lane has ended: then nothing is given back any more.
             self.outbox.say(&Message::Released { tickets });
         }
     }

@@ -55,14 +55,7 @@ pub(super) async fn read(socket: &mut (impl AsyncRead + Unpin)) -> Result<Receiv
     if socket.read_exact(&mut length).await.is_err() {
         return Ok(Received::Ended);
     }
-    let length = u32::from_le_bytes(length) as usize;
-    if length > MESSAGE_LIMIT_BYTES {
-        return Err(Misbehaviour::FrameTooLong {
-            frame: "shared-memory message".to_owned(),
-            found_bytes: length as u64,
-            limit_bytes: MESSAGE_LIMIT_BYTES as u64,
-        });
-    }
+    let length = Misbehaviour::checked_length("shared-memory message", length, MESSAGE_LIMIT_BYTES)?;
     let mut bytes = vec![0; length];
     if socket.read_exact(&mut bytes).await.is_err() {
         return Ok(Received::Ended);

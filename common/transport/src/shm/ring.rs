@@ -57,9 +57,8 @@ impl Ring {
     /// Counts a payload as sent, having copied it into a slot that ends within `limit`, unless it lies in one; waits for room. `None` if
     /// there never will be.
     pub(super) async fn send(self: &Arc<Self>, payload: &Bytes, limit: usize) -> Option<Sent> {
-        // A payload without bytes points anywhere.
-        if let Some(offset) = self.memory.offset_of(payload).filter(|_| !payload.is_empty()) {
-            return Some(self.send_slot(offset..offset + payload.len()).await);
+        if let Some(range) = self.place_of(payload) {
+            return Some(self.send_slot(range).await);
         }
         if payload.len() > limit {
             return None;
@@ -72,19 +71,16 @@ impl Ring {
 
     /// The same, if there is room now and the payload lies in a slot or is copied in no time.
     pub(super) fn try_send(self: &Arc<Self>, payload: &Bytes, limit: usize) -> Option<Sent> {
-        // A payload without bytes points anywhere.
-        if let Some(offset) = self.memory.offset_of(payload).filter(|_| !payload.is_empty()) {
-            let ticket = self.slots().send(offset..offset + payload.len())?;
-            return Some(Sent { ticket, offset });
+        if let Some(range) = self.place_of(payload) {
+            return self.try_send_slot(range);
         }
         if payload.len() > COPIED_AT_ONCE_BYTES {
             return None;
         }
         let mut loan = self.lend_within(payload.len(), limit)?;
         loan.copy_from_slice(payload);
-        let ticket = self.slots().send(loan.range.clone())?;
-        // The loan is given back here, while the tensor in flight holds the slot.
-        Some(Sent { ticket, offset: loan.range.start })
+        // As above.
+        self.try_send_slot(loan.range.clone())
     }
 
     /// The receiver has let go of payloads. Returns whether it had one of each number.
@@ -98,9 +94,18 @@ impl Ring {
     }
 
     async fn send_slot(&self, range: Range<usize>) -> Sent {
+        self.when_returned(|| self.try_send_slot(range.clone())).await
+    }
+
+    fn try_send_slot(&self, range: Range<usize>) -> Option<Sent> {
         let offset = range.start;
-        let ticket = self.when_returned(|| self.slots().send(range.clone())).await;
-        Sent { ticket, offset }
+        Some(Sent { ticket: self.slots().send(range)?, offset })
+    }
+
+    /// Where in the ring a payload lies, if it does. One without bytes points anywhere.
+    fn place_of(&self, payload: &Bytes) -> Option<Range<usize>> {
+        let offset = self.memory.offset_of(payload).filter(|_| !payload.is_empty())?;
+        Some(offset..offset + payload.len())
     }
 
     /// Tries now and whenever something has come back.

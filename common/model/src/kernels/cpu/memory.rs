@@ -16,8 +16,6 @@ pub(super) struct Memory {
     pub(super) rows: Vec<usize>,
     /// The outputs of the graph that runs.
     pub(super) outputs: Vec<Option<Arc<Floats>>>,
-    /// Where the first output of the graph that runs is to be written, if it fits.
-    pub(super) lent: Option<Floats>,
     buffers: Buffers,
 }
 
@@ -47,14 +45,6 @@ impl Memory {
         match known.iter().position(|buffer| Arc::strong_count(buffer) == 1) {
             Some(free) => Ok(known.swap_remove(free)),
             None => Ok(Arc::new(Floats::zeros(len)?)),
-        }
-    }
-
-    /// A buffer for an output of the graph that runs.
-    pub(super) fn take_output(&mut self, output: usize, len: usize) -> Result<Arc<Floats>, ModelError> {
-        match self.lent.take_if(|lent| output == 0 && lent.len() == len) {
-            Some(lent) => Ok(Arc::new(lent)),
-            None => self.take_buffer(len),
         }
     }
 

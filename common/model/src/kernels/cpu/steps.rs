@@ -68,7 +68,7 @@ impl Steps {
     pub(in crate::kernels) fn run(
         &self,
         operands: &[&Value],
-        lent: Option<Floats>,
+        mut lent: Option<Floats>,
         hand_out: &mut dyn FnMut(usize, usize, Arc<Floats>),
         watch: &mut dyn FnMut(Computed),
     ) -> Result<(), ModelError> {
@@ -76,7 +76,6 @@ impl Steps {
         let rows = operands.iter().map(|operand| operand.rows()).max().unwrap_or(0);
         let scratch = self.steps.iter().map(|step| step.scratch_floats(self, rows)).max().unwrap_or(0);
         memory.reserve(self.registers.elements.iter().map(|&elements| elements * rows), scratch)?;
-        memory.lent = lent;
         memory.rows.clear();
         memory.rows.resize(self.extents.len(), 0);
         memory.outputs.clear();
@@ -85,7 +84,7 @@ impl Steps {
             memory.rows[slot] = operand.rows();
         }
         for (node, step) in self.steps.iter().enumerate() {
-            self.run_step(step, operands, memory)?;
+            self.run_step(step, operands, &mut lent, memory)?;
             watch(Computed { node, rows: memory.rows[step.writes] });
         }
         for index in 0..self.outputs {
@@ -94,7 +93,6 @@ impl Steps {
             memory.remember_buffer(&floats);
             hand_out(index, memory.rows[self.output_slot(index)], floats);
         }
-        memory.lent = None;
         Ok(())
     }
 
@@ -109,16 +107,26 @@ impl Steps {
         }
     }
 
-    fn run_step(&self, step: &Step, operands: &[&Value], memory: &mut Memory) -> Result<(), ModelError> {
+    fn run_step(
+        &self,
+        step: &Step,
+        operands: &[&Value],
+        lent: &mut Option<Floats>,
+        memory: &mut Memory,
+    ) -> Result<(), ModelError> {
         let rows = step.reads[..step.sources].iter().map(|&slot| memory.rows[slot]).max().unwrap_or(0);
         memory.rows[step.writes] = rows;
         let len = rows * self.extents[step.writes].elements();
         let place = self.registers.places[step.writes];
         let mut target = match place {
             Place::Register(register) => Target::Register(memory.registers[register].take()),
-            Place::Output(output) => Target::Output(memory.take_output(output, len)?),
-            // No step writes an input.
-            Place::Input(_) => Target::Output(memory.take_buffer(len)?),
+            Place::Output(_) | Place::Input(_) => {
+                let lent = if place == Place::Output(0) { Floats::claim(lent, len) } else { None };
+                Target::Output(match lent {
+                    Some(lent) => lent,
+                    None => memory.take_buffer(len)?,
+                })
+            }
         };
         let mut scratch = memory.scratch.take();
         let mut reads: [&[f32]; OPERANDS_MAX] = [&[]; OPERANDS_MAX];
