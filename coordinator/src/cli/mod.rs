@@ -9,6 +9,7 @@ mod partition_file;
 use std::process::ExitCode as ProcessExitCode;
 
 use asyncdiff_common::exit::ExitCode;
+use asyncdiff_common::heap;
 use asyncdiff_common::telemetry::{self, LogFormat, Verbosity};
 use clap::{Parser, Subcommand};
 
@@ -81,6 +82,7 @@ enum Command {
 /// Parses the process's arguments, does what they say, and says how it went.
 #[must_use]
 pub fn main() -> ProcessExitCode {
+    heap::keep_for_reuse();
     // Not a subcommand of the parser: a worker has a command line of its own, and sets up its threads before any other exists.
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|first| first == LOCAL_WORKER) {

@@ -11,6 +11,7 @@ mod options;
 use std::ffi::OsString;
 
 use asyncdiff_common::exit::ExitCode;
+use asyncdiff_common::heap;
 use asyncdiff_common::telemetry::{self, Verbosity};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -41,6 +42,7 @@ enum Command {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
+    heap::keep_for_reuse();
     main_from(std::env::args_os(), Lifetime::UntilSignalled)
 }
 

@@ -16,7 +16,7 @@ use super::config::{Congestion, LinkTiming, QuicConfig};
 use super::driver::Driver;
 use super::node::StartError;
 use super::protocol::Protocol;
-use super::socket::{self, MAX_DATAGRAM_BYTES, SOCKET_BUFFER_BYTES};
+use super::socket::{self, SOCKET_BUFFER_BYTES};
 use crate::identity::IdentityError;
 use crate::identity::tls::{self, Anonymous};
 
@@ -103,7 +103,7 @@ pub(super) fn open_endpoint(
     let failed = |source: io::Error| StartError::Socket { address, source };
     let socket = socket::open(address, &driver).map_err(failed)?;
     let mut endpoint_config = EndpointConfig::default();
-    endpoint_config.max_udp_payload_size(MAX_DATAGRAM_BYTES).map_err(unusable)?;
+    endpoint_config.max_udp_payload_size(socket::max_datagram_bytes(address)).map_err(unusable)?;
     Endpoint::new_with_abstract_socket(endpoint_config, accept, socket, driver).map_err(failed)
 }
 
@@ -132,7 +132,7 @@ pub(super) fn control_transport(timing: &LinkTiming) -> Result<TransportConfig, 
 /// Data connections: bulk.
 fn data_transport(config: &QuicConfig) -> Result<TransportConfig, StartError> {
     let mut discovery = MtuDiscoveryConfig::default();
-    discovery.upper_bound(MAX_DATAGRAM_BYTES);
+    discovery.upper_bound(socket::max_datagram_bytes(config.data_address));
     let mut acknowledgements = AckFrequencyConfig::default();
     acknowledgements
         .ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACKNOWLEDGEMENT))

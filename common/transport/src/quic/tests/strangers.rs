@@ -1,6 +1,6 @@
 //! Peers that do not follow the protocol, and those that speak none.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use asyncdiff_common::codec;
@@ -8,7 +8,7 @@ use asyncdiff_common::wire::{DType, TensorHeader};
 use quinn::Connection;
 use tokio::runtime::Handle;
 
-use super::{Cluster, join_openly};
+use super::{Cluster, LOOPBACK, join_openly};
 use crate::PeerName;
 use crate::conformance::{noise, tensor, until, within};
 use crate::link::{Admission, AdmitEverything, CloseReason, Farewell, Link, Misbehaviour, Refusal};
@@ -16,8 +16,8 @@ use crate::quic::carrier::Connections;
 use crate::quic::dial::{self, Target};
 use crate::quic::endpoint::Endpoints;
 use crate::quic::failure::{Failure, classify};
-use crate::quic::socket::MAX_DATAGRAM_BYTES;
-use crate::quic::{ConnectError, QuicNode, WIRE_VERSION};
+use crate::quic::socket::max_datagram_bytes;
+use crate::quic::{ConnectError, QuicConfig, QuicNode, WIRE_VERSION};
 
 /// Accepts up to a mebibyte.
 struct Small;
@@ -40,9 +40,16 @@ struct Stranger {
 
 impl Stranger {
     async fn new() -> Self {
+        Self::that_listens_at(LOOPBACK).await
+    }
+
+    async fn that_listens_at(address: IpAddr) -> Self {
         let cluster = Cluster::new();
         let node = cluster.worker("b").await;
-        let endpoints = Endpoints::open(&cluster.config(cluster.identity("a")), &Handle::current()).unwrap();
+        let address = SocketAddr::new(address, 0);
+        let config =
+            QuicConfig { control_address: address, data_address: address, ..cluster.config(cluster.identity("a")) };
+        let endpoints = Endpoints::open(&config, &Handle::current()).unwrap();
         let target = Target {
             peer: PeerName::worker("b").unwrap(),
             control_address: node.control_address(),
@@ -202,13 +209,15 @@ async fn half_a_link_is_given_up_at_the_deadline() {
 
 /// Guards against a silent loss of two thirds of the throughput: see `CappedSocket`.
 #[tokio::test]
-async fn bulk_travels_in_jumbo_datagrams_where_the_network_has_them() {
-    let mut stranger = Stranger::new().await;
-    for number in 0..16 {
-        let frame = tensor(number, 1 << 20);
-        stranger.write_data(&[&header_frame(&frame.header), &frame.payload]).await;
-        within(stranger.link.tensors.tensor()).await.unwrap();
+async fn bulk_travels_in_datagrams_as_large_as_the_network_has_them() {
+    for address in [LOOPBACK, IpAddr::V4(Ipv4Addr::UNSPECIFIED)] {
+        let mut stranger = Stranger::that_listens_at(address).await;
+        for number in 0..16 {
+            let frame = tensor(number, 1 << 20);
+            stranger.write_data(&[&header_frame(&frame.header), &frame.payload]).await;
+            within(stranger.link.tensors.tensor()).await.unwrap();
+        }
+        let found = || stranger.hands.data.stats().path.current_mtu;
+        until(|| found() == max_datagram_bytes(SocketAddr::new(address, 0))).await;
     }
-    let found = || stranger.hands.data.stats().path.current_mtu;
-    until(|| found() == MAX_DATAGRAM_BYTES).await;
 }
