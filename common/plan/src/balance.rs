@@ -181,6 +181,10 @@ impl<'a> Search<'a> {
     /// the limit of a period.
     fn best(&self, start: usize, limit: f64, aim: Aim) -> Option<Found> {
         let (inner, width) = (self.prices.speeds.len() - 1, self.layers + 1);
+        // The last component has the layers before `start` in any case. With many components this leaves few starts.
+        if self.before[start] / self.prices.speeds[inner] > limit {
+            return None;
+        }
         let mut best = vec![f64::INFINITY; (inner + 1) * width];
         let mut cut = vec![0usize; (inner + 1) * width];
         best[start] = 0.0;

@@ -219,30 +219,43 @@ impl<'a> Simulation<'a> {
 
     fn run(&mut self) {
         self.tell_engine(Event::Ready);
-        self.start_ranks();
+        for index in 0..self.inboxes.len() {
+            self.start(Rank(index as u16));
+        }
         while let Some(Reverse(due)) = self.due.pop() {
             self.clock = due.time;
-            self.handle(due.what);
-            self.start_ranks();
+            if let Some(rank) = self.handle(due.what) {
+                self.start(rank);
+            }
         }
     }
 
-    fn handle(&mut self, what: Happening) {
+    /// Returns the rank that may have something to compute now. Nobody else has: what others can do did not change.
+    fn handle(&mut self, what: Happening) -> Option<Rank> {
         match what {
             Happening::HiddenState { instance, from, to } => {
                 let taken = self.inboxes[to.index()].insert(instance, from, ());
                 debug_assert!(taken.is_ok(), "{taken:?}");
+                Some(to)
             }
             Happening::LatentsArrived { step, to } => {
                 self.owe((None, Some(to)), self.latents_bytes());
                 let taken = self.inboxes[to.index()].insert_latents(step, ());
                 debug_assert!(taken.is_ok(), "{taken:?}");
+                Some(to)
             }
-            Happening::LayerDone { rank } => self.finish_layer(rank),
+            Happening::LayerDone { rank } => {
+                self.finish_layer(rank);
+                Some(rank)
+            }
             Happening::PredictionArrived { step, lane, from } => {
                 self.tell_engine(Event::NoisePredictionArrived { step, lane, from });
+                None
             }
-            Happening::StepTaken { step } => self.tell_engine(Event::StepTaken { step }),
+            Happening::StepTaken { step } => {
+                self.tell_engine(Event::StepTaken { step });
+                None
+            }
         }
     }
 
@@ -266,20 +279,18 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    fn start_ranks(&mut self) {
-        for index in 0..self.inboxes.len() {
-            if self.working[index].is_some() {
-                continue;
-            }
-            let Some(work) = self.inboxes[index].poll_work() else { continue };
-            let rank = Rank(index as u16);
-            let seconds = self.costs.layer_seconds.of(work.layer, work.run.lane) / self.costs.speeds[index];
-            let end = self.clock + seconds + std::mem::take(&mut self.owed[index]);
-            self.extend_span(rank, work.run, end);
-            self.busy[index] += seconds;
-            self.working[index] = Some(work);
-            self.schedule(end, Happening::LayerDone { rank });
+    fn start(&mut self, rank: Rank) {
+        let index = rank.index();
+        if self.working[index].is_some() {
+            return;
         }
+        let Some(work) = self.inboxes[index].poll_work() else { return };
+        let seconds = self.costs.layer_seconds.of(work.layer, work.run.lane) / self.costs.speeds[index];
+        let end = self.clock + seconds + std::mem::take(&mut self.owed[index]);
+        self.extend_span(rank, work.run, end);
+        self.busy[index] += seconds;
+        self.working[index] = Some(work);
+        self.schedule(end, Happening::LayerDone { rank });
     }
 
     fn finish_layer(&mut self, rank: Rank) {
