@@ -1,13 +1,16 @@
 //! What the links of a job's workers cost: between two workers as they measure it themselves, once per pair of sessions.
 //!
-//! A worker is in one measurement at a time, so that they do not disturb each other: they go in rounds of pairs that share nobody.
+//! Which links are measured is decided in [`link_samples`](super::link_samples). A worker is in one measurement at a time, so that they do
+//! not disturb each other: they go in rounds of pairs that share nobody.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use asyncdiff_common::wire::{LinkMeasurement, WorkerReply, WorkerRequest};
-use asyncdiff_plan::{Cut, LinkCost, Links, Rank, Wishes};
+use asyncdiff_plan::{Cut, LinkCost, Links, PlacedPlan, Rank, Wishes};
 use futures_util::future::try_join_all;
 
+use super::link_samples::{Pair, TRIED_PER_HOSTS, Usable, pairs, representatives, rounds, to_measure};
 use super::session::{KnownLink, WorkerHandle};
 use crate::failure::JobFailed;
 
@@ -31,11 +34,11 @@ const MEASURE_WITHIN: Duration = Duration::from_secs(20);
 /// Links that are warned of one by one; a cluster without any UDP has as many as pairs of workers.
 const WARNINGS: usize = 4;
 
-/// Sender and receiver, by rank.
-type Pair = (usize, usize);
+/// A link that a plan uses is a surprise if it is slower than was assumed by this factor: measurements of one link differ by less.
+const SURPRISE: f64 = 2.0;
 
 /// What the links between workers and with the coordinator cost, one rank each in the workers' order, and what the user should know
-/// about them. Measures what is not known yet.
+/// about them. Measures as many as it takes to assume something of the others.
 pub(super) async fn job_links(workers: &[WorkerHandle], wishes: &Wishes) -> Result<(Links, Vec<String>), JobFailed> {
     let mut links = Links::uniform(REMOTE_LINK);
     for (rank, _) in workers.iter().enumerate().filter(|(_, worker)| worker.is_local()) {
@@ -45,48 +48,68 @@ pub(super) async fn job_links(workers: &[WorkerHandle], wishes: &Wishes) -> Resu
     if !may_cross(wishes) {
         return Ok((links, Vec::new()));
     }
-    let of = |(from, to): Pair| workers[from].link_to(&workers[to]);
-    let unknown: Vec<Pair> = pairs(workers.len()).filter(|&pair| of(pair).is_none()).collect();
-    for round in rounds(unknown) {
-        try_join_all(round.into_iter().map(|(from, to)| measure(&workers[from], &workers[to]))).await?;
+    let hosts: Vec<&str> = workers.iter().map(|worker| worker.endpoint().host.as_str()).collect();
+    let known = |(from, to): Pair| workers[from].link_to(&workers[to]).map(|link| Usable::of(&link));
+    for _attempt in 0..TRIED_PER_HOSTS {
+        measure_in_rounds(workers, to_measure(&hosts, known)).await?;
     }
+    let representatives = representatives(&hosts, known);
     let mut warnings = Vec::new();
     for (from, to) in pairs(workers.len()) {
-        let cost = match of((from, to)) {
+        let cost = match workers[from].link_to(&workers[to]) {
             Some(KnownLink::Measured(measured)) => cost(measured),
             Some(KnownLink::Unusable { reason, .. }) => {
                 warnings.push(warning(&workers[from], &workers[to], &reason));
                 UNUSABLE_LINK
             }
-            // It has just become too old, or was displaced: measured again for the next job.
-            None => REMOTE_LINK,
+            None => match representatives
+                .get(&(hosts[from], hosts[to]))
+                .and_then(|&(from, to)| workers[from].link_to(&workers[to]))
+            {
+                Some(KnownLink::Measured(measured)) => cost(measured),
+                Some(KnownLink::Unusable { .. }) => UNUSABLE_LINK,
+                // It has just become too old, or was displaced: measured again for the next job.
+                None => REMOTE_LINK,
+            },
         };
         links.set(rank_of(from), rank_of(to), cost);
     }
     Ok((links, shortened(warnings)))
 }
 
+/// Measures the links that a plan uses and that were only assumed. Whether one of them is much worse, so that the plan is not the best any more.
+pub(super) async fn measure_used(
+    workers: &[WorkerHandle],
+    placed: &PlacedPlan,
+    assumed: &Links,
+) -> Result<bool, JobFailed> {
+    let used: BTreeSet<Pair> =
+        placed.transfers.iter().map(|transfer| (transfer.from.index(), transfer.to.index())).collect();
+    let unknown: Vec<Pair> =
+        used.into_iter().filter(|&(from, to)| workers[from].link_to(&workers[to]).is_none()).collect();
+    measure_in_rounds(workers, unknown.clone()).await?;
+    let is_surprise = |&(from, to): &Pair| {
+        let assumed = assumed.cost(rank_of(from), rank_of(to));
+        match workers[from].link_to(&workers[to]) {
+            Some(KnownLink::Measured(measured)) => measured.bytes_per_second * SURPRISE < assumed.bytes_per_second,
+            Some(KnownLink::Unusable { .. }) => assumed != UNUSABLE_LINK,
+            None => false,
+        }
+    };
+    Ok(unknown.iter().any(is_surprise))
+}
+
+async fn measure_in_rounds(workers: &[WorkerHandle], pairs: Vec<Pair>) -> Result<(), JobFailed> {
+    for round in rounds(pairs) {
+        try_join_all(round.into_iter().map(|(from, to)| measure(&workers[from], &workers[to]))).await?;
+    }
+    Ok(())
+}
+
 /// Whether hidden states may go from worker to worker: one component reads nothing but its own.
 fn may_cross(wishes: &Wishes) -> bool {
     let one_list = matches!(&wishes.cut, Some(Cut::Modules(lists)) if lists.len() == 1);
     wishes.components != Some(1) && !one_list
-}
-
-fn pairs(workers: usize) -> impl Iterator<Item = Pair> {
-    (0..workers).flat_map(move |from| (0..workers).filter(move |&to| to != from).map(move |to| (from, to)))
-}
-
-/// Shares pairs out to rounds in which nobody is twice.
-fn rounds(pairs: Vec<Pair>) -> Vec<Vec<Pair>> {
-    let mut rounds: Vec<Vec<Pair>> = Vec::new();
-    for (from, to) in pairs {
-        let is_busy = |&(one, other): &Pair| [one, other].iter().any(|&end| end == from || end == to);
-        match rounds.iter_mut().find(|round| !round.iter().any(is_busy)) {
-            Some(round) => round.push((from, to)),
-            None => rounds.push(vec![(from, to)]),
-        }
-    }
-    rounds
 }
 
 /// Has a link measured and keeps what came of it. An error only if the worker is lost or does not follow the protocol: without a link it can
@@ -144,26 +167,7 @@ fn shortened(mut warnings: Vec<String>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-
-    #[test]
-    fn rounds_have_every_ordered_pair_once_and_nobody_twice_at_a_time() {
-        for workers in 0..12 {
-            let rounds = rounds(pairs(workers).collect());
-            for round in &rounds {
-                let ends: BTreeSet<usize> = round.iter().flat_map(|&(from, to)| [from, to]).collect();
-                assert_eq!(ends.len(), 2 * round.len(), "{round:?}");
-            }
-            let all: Vec<Pair> = rounds.iter().flatten().copied().collect();
-            let distinct: BTreeSet<Pair> = all.iter().copied().collect();
-            assert_eq!((all.len(), distinct.len()), (workers * workers.saturating_sub(1), all.len()));
-            assert!(distinct.iter().all(|&(from, to)| from != to && from < workers && to < workers));
-            // Nobody waits for more than twice the rounds that its own links take.
-            assert!(rounds.len() <= 4 * workers, "{} rounds of {workers} workers", rounds.len());
-        }
-    }
 
     #[test]
     fn a_job_of_one_component_needs_no_links() {

@@ -25,6 +25,7 @@
 mod denoiser;
 mod job_reporter;
 mod limits;
+mod link_samples;
 mod links;
 mod membership;
 mod planning;

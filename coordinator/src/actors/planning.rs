@@ -7,7 +7,7 @@ use asyncdiff_plan::{Choice, Device, LayerMemory, LayerSeconds, Links, Situation
 use futures_util::future::try_join_all;
 
 use super::Limits;
-use super::links::job_links;
+use super::links::{job_links, measure_used};
 use super::session::WorkerHandle;
 use crate::failure::JobFailed;
 use crate::model_store::DenoiseSetup;
@@ -17,6 +17,10 @@ const TURNAROUND_SECONDS: f64 = 0.000_3;
 
 /// Devices whose measured times differ by less count as equally fast: two measurements of one device differ by as much.
 const EQUALLY_FAST: f64 = 1.1;
+
+/// How often a plan is made again because a link that it uses is worse than was assumed. Each time fewer links are unknown; the last plan is carried
+/// out as it is.
+const PLANNED_AGAIN: usize = 3;
 
 /// What the layers cost at one worker.
 #[derive(Clone)]
@@ -33,7 +37,8 @@ pub(crate) struct Planned {
     pub(crate) links: Links,
 }
 
-/// Chooses a plan for workers, one rank each in their order.
+/// Chooses a plan for workers, one rank each in their order. Links that it uses and that were only assumed are measured; if one is much worse, it
+/// is chosen again.
 pub(crate) async fn make_plan(
     workers: &[WorkerHandle],
     setup: &DenoiseSetup,
@@ -41,10 +46,26 @@ pub(crate) async fn make_plan(
     limits: &Limits,
 ) -> Result<Planned, JobFailed> {
     let measured = measure_all(workers, setup, limits).await?;
+    let mut planned = plan_once(workers, setup, wishes, &measured).await?;
+    for _again in 0..PLANNED_AGAIN {
+        if !measure_used(workers, &planned.choice.placed, &planned.links).await? {
+            break;
+        }
+        planned = plan_once(workers, setup, wishes, &measured).await?;
+    }
+    Ok(planned)
+}
+
+async fn plan_once(
+    workers: &[WorkerHandle],
+    setup: &DenoiseSetup,
+    wishes: &Wishes,
+    measured: &[Measured],
+) -> Result<Planned, JobFailed> {
     let (links, warnings) = job_links(workers, wishes).await?;
     let memory: Vec<u64> = workers.iter().map(WorkerHandle::memory_bytes).collect();
     let (setup, wishes, priced) = (setup.clone(), wishes.clone(), links.clone());
-    let now = tokio::time::Instant::now().into_std();
+    let (measured, now) = (measured.to_vec(), tokio::time::Instant::now().into_std());
     let choosing = tokio::task::spawn_blocking(move || {
         let Compared { whole, half, memory: layer_memory, speeds } = compare(&measured);
         let devices = speeds.iter().zip(memory).map(|(&speed, memory_bytes)| Device { speed, memory_bytes });

@@ -76,6 +76,29 @@ async fn a_pair_without_a_link_is_named_and_the_job_is_done_without_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bad_link_of_a_large_cluster_is_found_before_a_plan_uses_it() {
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+    let hub = SimulatedNetwork::with_faults(SEED);
+    let large = TestCluster::on(hub.clone(), tiny_store(), &names, PACE, Limits::default()).await;
+    let usual = planned(&large).await;
+    assert!(
+        components(&usual) > 2 && usual.choice.notes.is_empty(),
+        "{} {:?}",
+        usual.choice.reason,
+        usual.choice.notes
+    );
+
+    let hub = SimulatedNetwork::with_faults(SEED);
+    // Not the first link, which is measured in any case.
+    let [b, c] = ["b", "c"].map(|name| PeerName::worker(name).unwrap());
+    hub.set_faults(&b, &c, &Faults { cut: true, ..Faults::default() });
+    let large = TestCluster::on(hub, tiny_store(), &names, PACE, Limits::default()).await;
+    let found = planned(&large).await;
+    assert_eq!(components(&found), 2, "{}", found.choice.reason);
+    assert!(found.choice.notes.iter().any(|note| note.contains("worker b has no usable link to worker c")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn links_are_measured_once_and_again_for_a_worker_that_comes_back() {
     let mut cluster = cluster(&rate(100_000_000)).await;
     let [a, b] = NAMES.map(|name| PeerName::worker(name).unwrap());
