@@ -10,7 +10,7 @@
 //! The engine never sees a tensor. Bounded by construction: latents of a round leave only when every step before it was taken, and a component
 //! reads what others made one round before, so nobody runs further ahead than there are components.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -121,6 +121,10 @@ pub enum JobFailure {
 #[derive(Debug)]
 pub struct DenoiseEngine {
     placed: PlacedPlan,
+    /// By step: who reads its latents. Looked up while everybody waits, so not searched for among all runs.
+    latents_readers: HashMap<StepIndex, Vec<Rank>>,
+    /// By step and lane of the run that makes it: who makes the noise prediction.
+    predictors: HashMap<(StepIndex, Lane), Rank>,
     /// Steps taken: the latents of this step are the newest.
     taken: StepIndex,
     state: State,
@@ -147,6 +151,8 @@ impl DenoiseEngine {
     #[must_use]
     pub fn new(placed: PlacedPlan, step_limit: Duration, now: Instant) -> Self {
         Self {
+            latents_readers: placed.latents_readers(),
+            predictors: placed.predictors(),
             placed,
             taken: StepIndex(0),
             state: State::Preparing,
@@ -231,7 +237,7 @@ impl DenoiseEngine {
             && step.0 < self.steps()
             && self.state != State::Preparing
             && step <= self.horizon()
-            && self.placed.predictor(step, lane) == Some(from);
+            && self.predictor(step, lane) == Some(from);
         if !expected || !self.arrived.entry(step).or_default().insert(lane) {
             return self.fail(JobFailure::UnexpectedPrediction { from, step, lane });
         }
@@ -257,7 +263,7 @@ impl DenoiseEngine {
         }
         let step = self.taken;
         let missing = self.placed.plan.prediction_lanes(step).iter().find(|lane| !self.has(step, **lane));
-        let waiting_for = missing.and_then(|&lane| self.placed.predictor(step, lane)).unwrap_or_default();
+        let waiting_for = missing.and_then(|&lane| self.predictor(step, lane)).unwrap_or_default();
         self.fail(JobFailure::StepOverdue { step, waited, waiting_for });
     }
 
@@ -269,8 +275,8 @@ impl DenoiseEngine {
             return;
         }
         self.state = State::Waiting;
-        let to = self.placed.latents_readers(self.taken);
-        if !to.is_empty() {
+        // Each step's latents are sent once.
+        if let Some(to) = self.latents_readers.remove(&self.taken) {
             self.commands.push_back(Command::SendLatents { step: self.taken, to });
         }
         self.take_step_if_complete();
@@ -286,6 +292,11 @@ impl DenoiseEngine {
         self.state = State::Stepping;
         let last_use = self.placed.plan.prediction_step(step.next()) != prediction;
         self.commands.push_back(Command::TakeStep { step, prediction, lanes, last_use });
+    }
+
+    /// The rank that makes the noise prediction that a step uses.
+    fn predictor(&self, step: StepIndex, lane: Lane) -> Option<Rank> {
+        self.predictors.get(&(self.placed.plan.prediction_step(step), lane)).copied()
     }
 
     fn has(&self, step: StepIndex, lane: Lane) -> bool {

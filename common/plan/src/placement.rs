@@ -1,6 +1,6 @@
 //! Placement: which rank runs which slot, and so which instances travel from whom to whom.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -172,17 +172,20 @@ impl PlacedPlan {
         (0..self.world_size).map(Rank)
     }
 
-    /// The ranks that read the latents of a step.
-    #[must_use]
-    pub fn latents_readers(&self, step: StepIndex) -> Vec<Rank> {
-        let readers = self.plan.runs.iter().filter(|run| run.latents == Some(step)).map(|run| self.rank_of(run));
-        readers.collect::<BTreeSet<_>>().into_iter().collect()
+    /// By step: the ranks that read its latents.
+    pub(crate) fn latents_readers(&self) -> HashMap<StepIndex, Vec<Rank>> {
+        let mut readers: HashMap<StepIndex, BTreeSet<Rank>> = HashMap::new();
+        for run in &self.plan.runs {
+            if let Some(step) = run.latents {
+                readers.entry(step).or_default().insert(self.rank_of(run));
+            }
+        }
+        readers.into_iter().map(|(step, ranks)| (step, ranks.into_iter().collect())).collect()
     }
 
-    /// The rank that makes the noise prediction of a step for a lane.
-    #[must_use]
-    pub fn predictor(&self, step: StepIndex, lane: Lane) -> Option<Rank> {
-        let id = RunId { step: self.plan.prediction_step(step), component: self.plan.partition.last(), lane };
-        self.plan.runs.iter().find(|run| run.id == id).map(|run| self.rank_of(run))
+    /// By step and lane of the run that makes it: the rank that makes the noise prediction.
+    pub(crate) fn predictors(&self) -> HashMap<(StepIndex, Lane), Rank> {
+        let predicting = self.plan.runs.iter().filter(|run| self.plan.predicts(run));
+        predicting.map(|run| ((run.id.step, run.id.lane), self.rank_of(run))).collect()
     }
 }
