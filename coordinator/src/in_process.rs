@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use asyncdiff_common::wire::ComputeType;
 use asyncdiff_model::kernels::{Format, Kernels};
 use asyncdiff_plan::{
-    DenoiseEngine, Device as PlannedDevice, LayerMemory, LayerSeconds, LinkCost, Links, Situation, choose,
+    DenoiseEngine, Device as PlannedDevice, LayerMemory, LayerSeconds, LinkCost, Links, Situation, StepIndex, choose,
 };
 use candle_core::{Device, Tensor};
 
@@ -39,6 +39,7 @@ pub fn run_in_process(store: &ModelStore, spec: JobSpec, ranks: usize) -> Result
     let situation = Situation {
         program: &setup.program.program,
         steps: setup.evaluations,
+        first: StepIndex(0),
         guidance_on: setup.settings.guidance_scale.is_some(),
         rows: setup.settings.rows(),
         layer_seconds: LayerSeconds { whole: &whole, half: &half },

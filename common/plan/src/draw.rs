@@ -13,7 +13,7 @@ const ROUNDS: u32 = 3;
 #[must_use]
 pub fn draw(placed: &PlacedPlan, prediction: &Prediction) -> String {
     let schedule = &placed.plan.schedule;
-    let first = schedule.warm_up_steps().saturating_sub(1);
+    let first = schedule.warm_up_steps().saturating_sub(1).max(schedule.first.0);
     let last = first + ROUNDS * schedule.stride.get();
     let shown: Vec<&RunSpan> =
         prediction.timeline.iter().filter(|span| (first..=last).contains(&span.run.step.0)).collect();

@@ -125,7 +125,7 @@ pub struct DenoiseEngine {
     latents_readers: HashMap<StepIndex, Vec<Rank>>,
     /// By step and lane of the run that makes it: who makes the noise prediction.
     predictors: HashMap<(StepIndex, Lane), Rank>,
-    /// Steps taken: the latents of this step are the newest.
+    /// Steps taken, those before the plan's first included: the latents of this step are the newest.
     taken: StepIndex,
     state: State,
     arrived: BTreeMap<StepIndex, BTreeSet<Lane>>,
@@ -153,8 +153,8 @@ impl DenoiseEngine {
         Self {
             latents_readers: placed.latents_readers(),
             predictors: placed.predictors(),
+            taken: placed.plan.schedule.first,
             placed,
-            taken: StepIndex(0),
             state: State::Preparing,
             arrived: BTreeMap::new(),
             step_limit,

@@ -13,7 +13,7 @@ use crate::{
     ValueId,
 };
 
-/// All component runs of one job.
+/// All component runs of one job, or of what is left of it: see [`Schedule::from_step`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// What it was made from.
@@ -86,7 +86,7 @@ impl Plan {
     pub fn new(program: &Program, partition: &Partition, schedule: Schedule) -> Result<Self, ScheduleError> {
         schedule.check(partition.components())?;
         let mut builder = Builder::new(program, partition, schedule);
-        for step in 0..schedule.warm_up_steps() {
+        for step in schedule.first.0..schedule.warm_up_steps() {
             builder.add_warm_up_step(StepIndex(step));
         }
         let mut before = schedule.warm_up_steps().checked_sub(1).map(StepIndex);

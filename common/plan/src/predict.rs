@@ -112,7 +112,7 @@ impl Prediction {
 pub fn predict(program: &Arc<Program>, placed: &PlacedPlan, costs: &Costs<'_>, origin: Instant) -> Prediction {
     let mut simulation = Simulation::new(program, placed, costs, origin);
     simulation.run();
-    let steps = f64::from(placed.plan.schedule.steps.get());
+    let steps = f64::from(placed.plan.schedule.remaining_steps());
     let fastest = costs.speeds.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     let seconds_of = |constant: bool| -> f64 {
         let layers = program.layers().filter(|&(layer, _)| program.is_constant(layer) == constant);
@@ -140,7 +140,7 @@ pub fn instance_bytes(program: &Program, instance: Instance, rows: u32, encoding
 }
 
 fn edges(program: &Program, placed: &PlacedPlan, rows: u32) -> Vec<Edge> {
-    let steps = f64::from(placed.plan.schedule.steps.get());
+    let steps = f64::from(placed.plan.schedule.remaining_steps()).max(1.0);
     let mut bytes: std::collections::BTreeMap<(ComponentId, Rank), u64> = std::collections::BTreeMap::new();
     for transfer in &placed.transfers {
         if let Some(from) = placed.plan.partition.owner(transfer.instance.value.layer()) {

@@ -10,11 +10,13 @@ use crate::{Lane, StepIndex};
 /// What the user (or the policy) decided about a denoising loop, whatever the partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schedule {
-    /// Evaluations of the denoiser, at least 1.
+    /// Evaluations of the denoiser, at least 1; those before `first` included.
     pub steps: NonZeroU32,
+    /// The first step that is made: 0, or where a job that was interrupted goes on; see [`Self::from_step`].
+    pub first: StepIndex,
     /// Steps served by one round.
     pub stride: NonZeroU32,
-    /// First steps that are computed exactly, in sequence through all components.
+    /// Steps that are computed exactly, in sequence through all components: those before this one.
     pub warm_up: u32,
     /// Which timestep conditions a run after the warm-up.
     pub time_shift: TimeShift,
@@ -97,6 +99,7 @@ impl Schedule {
     pub fn sequential(steps: NonZeroU32) -> Self {
         Self {
             steps,
+            first: StepIndex(0),
             stride: NonZeroU32::MIN,
             warm_up: steps.get(),
             time_shift: TimeShift::Off,
@@ -106,9 +109,20 @@ impl Schedule {
         }
     }
 
+    /// The same settings from a step on, whoever made the steps before it: a step that is left of the warm-up is still exact, and the first one
+    /// is in any case, since it fills every register (a *refresh*). Step indices keep their meaning.
+    #[must_use]
+    pub fn from_step(self, first: StepIndex) -> Self {
+        if first.0 == 0 {
+            return self;
+        }
+        let first = StepIndex(first.0.min(self.steps.get()));
+        Self { first, warm_up: self.warm_up.max(first.0.saturating_add(1)), ..self }
+    }
+
     /// Checks the settings against a number of components.
     pub fn check(&self, components: usize) -> Result<(), ScheduleError> {
-        if self.warm_up == 0 && components > 1 {
+        if self.warm_up <= self.first.0 && components > 1 {
             return Err(ScheduleError::NoWarmUp { components });
         }
         if self.round_start == RoundStart::OddSteps && self.stride.get() > 2 {
@@ -117,10 +131,16 @@ impl Schedule {
         Ok(())
     }
 
-    /// Number of warm-up steps that really happen.
+    /// The step after the warm-up, and the number of its steps where they begin with step 0.
     #[must_use]
     pub fn warm_up_steps(&self) -> u32 {
         self.warm_up.min(self.steps.get())
+    }
+
+    /// Number of steps that are made: all but those before [`Self::first`].
+    #[must_use]
+    pub fn remaining_steps(&self) -> u32 {
+        self.steps.get().saturating_sub(self.first.0)
     }
 
     /// The rounds after the warm-up, in order.

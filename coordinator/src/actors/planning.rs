@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use asyncdiff_common::wire::{LayerCost, WorkerReply, WorkerRequest};
-use asyncdiff_plan::{Choice, Device, LayerMemory, LayerSeconds, Links, Situation, Wishes, choose};
+use asyncdiff_plan::{Choice, Device, LayerMemory, LayerSeconds, Links, Situation, StepIndex, Wishes, choose};
 use futures_util::future::try_join_all;
 
 use super::Limits;
@@ -72,6 +72,7 @@ async fn plan_once(
         let situation = Situation {
             program: &setup.program.program,
             steps: setup.evaluations,
+            first: StepIndex(0),
             guidance_on: setup.settings.guidance_scale.is_some(),
             rows: setup.settings.rows(),
             layer_seconds: LayerSeconds { whole: &whole, half: &half },

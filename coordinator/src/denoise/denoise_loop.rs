@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::guidance::guide;
 use super::latents::{LatentsShape, read_floats, repeated_bytes};
+use super::progress::{Progress, ProgressError, check_step};
 
 /// What a loop needs to know beside its plan.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,17 +76,53 @@ impl DenoiseLoop {
     #[must_use]
     pub fn new(engine: DenoiseEngine, scheduler: NoiseScheduler, settings: LoopSettings, noise: &[f32]) -> Self {
         let sigma = scheduler.init_noise_sigma() as f32;
+        Self::with_latents(engine, scheduler, settings, noise.iter().map(|value| value * sigma).collect())
+    }
+
+    /// A loop that goes on from what was saved, by a plan that begins there; the noise scheduler is a new one of the job's settings.
+    pub fn resume(
+        engine: DenoiseEngine,
+        mut scheduler: NoiseScheduler,
+        settings: LoopSettings,
+        progress: Progress,
+    ) -> Result<Self, ProgressError> {
+        progress.restore(&engine, settings.shape.elements(), &mut scheduler)?;
+        Ok(Self::with_latents(engine, scheduler, settings, progress.latents))
+    }
+
+    fn with_latents(
+        engine: DenoiseEngine,
+        scheduler: NoiseScheduler,
+        settings: LoopSettings,
+        latents: Vec<f32>,
+    ) -> Self {
         Self {
             engine,
             scheduler,
             settings,
-            latents: noise.iter().map(|value| value * sigma).collect(),
-            scaled: Vec::with_capacity(noise.len()),
-            guided: vec![0.0; noise.len()],
+            scaled: Vec::with_capacity(latents.len()),
+            guided: vec![0.0; latents.len()],
+            latents,
             predictions: Vec::new(),
             spare: Vec::new(),
             last_prediction: Vec::new(),
         }
+    }
+
+    /// How far it has come: what another loop can go on from.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let (step, latents) = (self.engine.steps_taken(), self.latents.clone());
+        Progress { step, latents, scheduler: self.scheduler.state() }
+    }
+
+    /// Goes on by another plan, which begins at the step that this loop has come to. What the old plan's ranks still send is of no use: it is the
+    /// caller's to tell the two apart, by their epochs.
+    pub fn replan(&mut self, engine: DenoiseEngine) -> Result<(), ProgressError> {
+        check_step(&engine, self.engine.steps_taken(), self.scheduler.next_step())?;
+        self.engine = engine;
+        self.spare.extend(self.predictions.drain(..).map(|(_, buffer)| buffer));
+        Ok(())
     }
 
     /// Rows of the batch.

@@ -12,7 +12,9 @@ mod denoise_loop;
 mod guidance;
 pub mod in_process;
 mod latents;
+mod progress;
 
 pub use denoise_loop::{DenoiseLoop, Denoised, Effect, LoopSettings};
 pub use guidance::guide;
 pub use latents::{LatentsShape, floats_from_bytes};
+pub use progress::{Progress, ProgressError};

@@ -122,6 +122,11 @@ impl NoiseScheduler {
         }
     }
 
+    /// The step that has not been made yet; the number of evaluations at the end.
+    pub fn next_step(&self) -> usize {
+        self.state.next_step
+    }
+
     /// Everything that is needed to go on from here, besides the latents and the config.
     pub fn state(&self) -> SchedulerState {
         self.state.clone()

@@ -25,6 +25,11 @@ impl SchedulerState {
         self.next_step
     }
 
+    /// Elements of the arrays that it holds, and so of the latents that it belongs to; `None` if it holds none.
+    pub fn elements(&self) -> Option<usize> {
+        self.memory.arrays().next().map(<[f32]>::len)
+    }
+
     /// Whether this was saved by a noise scheduler like the one that has `own` and needs `expected` of it.
     pub(super) fn check(&self, own: &Self, expected: Remembered) -> Result<(), SchedulerError> {
         let same = |what, expected: String, found: String| match expected == found {

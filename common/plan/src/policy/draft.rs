@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use super::{PolicyError, Prefer, Situation, Wishes};
 use crate::{
     Cut, CutShape, Encoding, Guidance, LinkCost, Partition, PartitionError, PlacedPlan, Plan, Prices, Rank, RoundStart,
-    Schedule, Split, TimeShift, WarmUpBatch, splits,
+    Schedule, Split, StepIndex, TimeShift, WarmUpBatch, splits,
 };
 
 /// Numbers of components that are tried one by one; beyond it, only as many as there are workers.
@@ -53,12 +53,12 @@ impl Draft {
         let devices = devices_in_order(situation);
         let placed = PlacedPlan::spread(plan, &component_costs, &devices)?;
         let slots_per_rank = slots.div_ceil(devices.len()) as f64;
-        let warm_up = f64::from(schedule.warm_up_steps());
+        let warm_up = f64::from(schedule.warm_up_steps().saturating_sub(schedule.first.0));
         let lanes = schedule.lanes().len() as f64;
         let fastest = devices.iter().map(|&(_, speed)| speed).fold(f64::MIN_POSITIVE, f64::max);
         let exact_step = component_costs.iter().sum::<f64>() / fastest / lanes.min(devices.len() as f64);
         let rounds = schedule.rounds().len() as f64;
-        let turnarounds = f64::from(schedule.steps.get()) * situation.turnaround_seconds;
+        let turnarounds = f64::from(schedule.remaining_steps()) * situation.turnaround_seconds;
         let estimate = warm_up * exact_step + rounds * period_seconds * slots_per_rank + turnarounds;
         Ok(Self { placed, shape, estimate })
     }
@@ -148,15 +148,17 @@ fn schedule(
         Prefer::Speed => (2, steps.div_ceil(50)),
     };
     let micro_batches = guidance == Guidance::Batched && components > 1;
-    Schedule {
+    let schedule = Schedule {
         steps: situation.steps,
+        first: StepIndex(0),
         stride: wishes.stride.or(NonZeroU32::new(stride)).unwrap_or(NonZeroU32::MIN),
         warm_up: wishes.warm_up.unwrap_or(warm_up),
         time_shift: wishes.time_shift.unwrap_or(TimeShift::Off),
         guidance,
         warm_up_batch: if micro_batches { WarmUpBatch::Halves } else { WarmUpBatch::Whole },
         round_start: wishes.round_start.unwrap_or(RoundStart::AfterWarmUp),
-    }
+    };
+    schedule.from_step(situation.first)
 }
 
 fn drafts_of(

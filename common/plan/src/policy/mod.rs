@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::{
     Costs, CutShape, Encoding, Guidance, LayerSeconds, Links, PartitionError, PlacedPlan, PlacementError, Prediction,
-    Program, RoundStart, ScheduleError, TimeShift, predict,
+    Program, RoundStart, ScheduleError, StepIndex, TimeShift, predict,
 };
 use draft::Draft;
 
@@ -83,6 +83,8 @@ pub struct Situation<'a> {
     pub program: &'a Arc<Program>,
     /// Evaluations of the denoiser.
     pub steps: NonZeroU32,
+    /// The first of them that is to be made: 0, or where an interrupted job goes on.
+    pub first: StepIndex,
     /// Whether the batch has two guidance halves.
     pub guidance_on: bool,
     /// Rows of the batch.
@@ -221,9 +223,10 @@ fn outline(draft: &Draft) -> String {
     let exact = if draft.is_exact() {
         "all steps exact".to_owned()
     } else {
-        format!("stride {}, warm-up {}", schedule.stride, schedule.warm_up_steps())
+        format!("stride {}, warm-up {}", schedule.stride, schedule.warm_up_steps().saturating_sub(schedule.first.0))
     };
-    format!("{parts}, {exact}{lanes}")
+    let from = if schedule.first.0 > 0 { format!(" from step {} on", schedule.first.0) } else { String::new() };
+    format!("{parts}, {exact}{lanes}{from}")
 }
 
 fn notes(wishes: &Wishes, situation: &Situation<'_>, components: usize) -> Vec<String> {

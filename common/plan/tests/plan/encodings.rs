@@ -99,6 +99,7 @@ fn choice(wishes: &Wishes, bytes_per_second: f64) -> Choice {
     let situation = Situation {
         program: &program,
         steps: NonZeroU32::new(50).unwrap(),
+        first: StepIndex(0),
         guidance_on: true,
         rows: 2,
         layer_seconds: LayerSeconds { whole: &layer_seconds, half: &layer_seconds },

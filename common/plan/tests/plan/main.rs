@@ -5,4 +5,5 @@
 mod encodings;
 mod invariants;
 mod planning;
+mod resuming;
 mod support;

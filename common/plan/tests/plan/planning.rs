@@ -37,6 +37,7 @@ fn plan_on(
     let situation = Situation {
         program,
         steps: steps(count),
+        first: StepIndex(0),
         guidance_on: true,
         rows: 2,
         layer_seconds: LayerSeconds { whole: &whole, half: &half },
@@ -244,6 +245,7 @@ fn a_device_that_half_of_the_batch_fills_computes_a_lane_exactly() {
     let situation = Situation {
         program: &program,
         steps: steps(50),
+        first: StepIndex(0),
         guidance_on: true,
         rows: 2,
         layer_seconds: LayerSeconds { whole: &whole, half: &half },

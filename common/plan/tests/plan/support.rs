@@ -71,6 +71,8 @@ pub(crate) struct Case {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) latents: Rows,
+    /// Those that each step started from.
+    pub(crate) history: Vec<Rows>,
     pub(crate) steps: Vec<StepIndex>,
     pub(crate) most_held: usize,
     pub(crate) transfers: usize,
@@ -80,6 +82,7 @@ pub(crate) struct Outcome {
 pub(crate) fn schedule(steps: u32, stride: u32, warm_up: u32) -> Schedule {
     Schedule {
         steps: NonZeroU32::new(steps).unwrap(),
+        first: StepIndex(0),
         stride: NonZeroU32::new(stride).unwrap(),
         warm_up,
         time_shift: TimeShift::Off,
@@ -94,15 +97,24 @@ impl Case {
         if self.schedule.guidance == Guidance::Off { 1 } else { 2 }
     }
 
+    /// What step 0 starts from.
+    pub(crate) fn noise(&self) -> Rows {
+        vec![7; self.rows()]
+    }
+
     /// The rules as the reference code follows them: one register per layer, rounds, one pass per component.
     pub(crate) fn oracle(&self) -> Rows {
+        self.oracle_from(self.noise())
+    }
+
+    /// The same from the schedule's first step on.
+    pub(crate) fn oracle_from(&self, mut latents: Rows) -> Rows {
         let (steps, stride) = (self.schedule.steps.get(), self.schedule.stride.get());
         let warm_up = self.schedule.warm_up.min(steps);
         let shift = u32::from(self.schedule.time_shift == TimeShift::On);
-        let mut latents = vec![7; self.rows()];
         let mut registers: HashMap<ValueId, Rows> = HashMap::new();
         let mut pending = Vec::new();
-        let mut step = 0;
+        let mut step = self.schedule.first.0;
         while step < steps {
             let repeats = self.schedule.round_start == RoundStart::OddSteps && stride == 2 && step == warm_up;
             if step < warm_up {
@@ -168,7 +180,17 @@ impl Case {
     }
 
     /// Runs the plan on engine and inboxes; `choose(n)` picks which of n pending things happens next.
-    pub(crate) fn cluster(&self, placed: &PlacedPlan, mut choose: impl FnMut(usize) -> usize) -> Outcome {
+    pub(crate) fn cluster(&self, placed: &PlacedPlan, choose: impl FnMut(usize) -> usize) -> Outcome {
+        self.cluster_from(placed, self.noise(), choose)
+    }
+
+    /// The same from the plan's first step on.
+    pub(crate) fn cluster_from(
+        &self,
+        placed: &PlacedPlan,
+        latents: Rows,
+        mut choose: impl FnMut(usize) -> usize,
+    ) -> Outcome {
         let now = origin();
         let mut cluster = Cluster {
             case: self,
@@ -176,7 +198,7 @@ impl Case {
             inboxes: placed.ranks().map(|rank| Inbox::new(Arc::clone(&self.program), placed.part(rank))).collect(),
             predictions: HashMap::new(),
             pending: Vec::new(),
-            outcome: Outcome { latents: vec![7; self.rows()], steps: vec![], most_held: 0, transfers: 0 },
+            outcome: Outcome { latents, history: vec![], steps: vec![], most_held: 0, transfers: 0 },
             finished: false,
             now,
         };
@@ -281,6 +303,7 @@ impl Cluster<'_> {
                 Command::TakeStep { step, prediction, lanes, .. } => {
                     let pieces: Vec<Rows> =
                         lanes.iter().map(|&lane| self.predictions[&(prediction, lane)].clone()).collect();
+                    self.outcome.history.push(self.outcome.latents.clone());
                     self.outcome.latents = advance(&self.outcome.latents, &pieces.concat(), step.0);
                     self.outcome.steps.push(step);
                     self.engine.handle_event(Event::StepTaken { step }, self.now);

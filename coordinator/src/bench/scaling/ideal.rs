@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use asyncdiff_plan::{
     Choice, Costs, Device, Lane, LayerMemory, LayerSeconds, PlacedPlan, PolicyError, Prediction, Program, Rank,
-    Situation, Wishes, choose, predict,
+    Situation, StepIndex, Wishes, choose, predict,
 };
 use std::num::NonZeroU32;
 
@@ -49,6 +49,7 @@ impl Pace {
         let situation = Situation {
             program: &self.program,
             steps,
+            first: StepIndex(0),
             guidance_on: true,
             rows: ROWS,
             layer_seconds: LayerSeconds { whole: &whole, half: &half },
