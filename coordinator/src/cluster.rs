@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use asyncdiff_common::wire::{ComputeType, LayerCost};
-use asyncdiff_plan::{Choice, JobId, Links, Program};
+use asyncdiff_plan::{Choice, JobId, Links, Program, StepIndex};
 use asyncdiff_transport::network::Network;
 use ractor::{Actor, ActorRef, Message, RpcReplyPort};
 use thiserror::Error;
@@ -199,7 +199,8 @@ impl Cluster {
             return Err(ClusterError::NoWorkers);
         }
         setup.settle_compute(workers.iter().map(|worker| worker.fastest()));
-        let Planned { choice, links } = make_plan(&workers, &setup, &settings.wishes, &self.limits).await?;
+        let Planned { choice, links } =
+            make_plan(&workers, &setup, &settings.wishes, &self.limits, StepIndex(0)).await?;
         // Known since the plan was made.
         let measured = measure_all(&workers, &setup, &self.limits).await?;
         let costs = measured.into_iter().map(|measured| measured.whole).collect();

@@ -25,6 +25,12 @@ pub enum JobFailed {
         /// Steps taken.
         steps: u32,
     },
+    /// The workers that were left could not go on, and no other joined in time.
+    #[error("no worker joined within {waited:.0?} that could go on with the job")]
+    NoWorkers {
+        /// How long was waited.
+        waited: Duration,
+    },
     /// The picture could not be encoded.
     #[error(transparent)]
     Picture(#[from] PictureError),
@@ -109,10 +115,33 @@ impl JobFailed {
         JobError { message, hint: found_hint.unwrap_or_else(|| self.hint().to_owned()), fault: self.fault() }
     }
 
+    /// The worker that it is about.
+    #[must_use]
+    pub fn worker(&self) -> Option<&str> {
+        match self {
+            Self::Bug { .. }
+            | Self::Cancelled { .. }
+            | Self::NoWorkers { .. }
+            | Self::Picture(_)
+            | Self::Policy(_)
+            | Self::Store(_) => None,
+            Self::RequestOverdue { worker, .. }
+            | Self::Stalled { worker, .. }
+            | Self::StepOverdue { worker, .. }
+            | Self::UnexpectedPrediction { worker, .. }
+            | Self::UnexpectedReply { worker, .. }
+            | Self::WorkerFailed { worker, .. }
+            | Self::WorkerLost { worker, .. } => Some(worker),
+        }
+    }
+
     fn hint(&self) -> &'static str {
         match self {
             Self::Bug { .. } | Self::Picture(_) => BUG_HINT,
             Self::Cancelled { .. } => "submit it again if it was a mistake",
+            Self::NoWorkers { .. } => {
+                "start workers with the join line and submit the job again; deadlines.wait_for_workers says how long a job waits"
+            }
             Self::Policy(_) | Self::Store(_) => "change the settings named above",
             Self::RequestOverdue { .. } | Self::StepOverdue { .. } | Self::Stalled { .. } => {
                 "check that worker's load, its log and its network; a larger limit can be set in the configuration"
@@ -139,7 +168,8 @@ impl JobFailed {
                 | WorkerFailure::TimedOut { .. }
                 | WorkerFailure::Unexpected { .. } => Fault::Peer,
             },
-            Self::RequestOverdue { .. }
+            Self::NoWorkers { .. }
+            | Self::RequestOverdue { .. }
             | Self::Stalled { .. }
             | Self::StepOverdue { .. }
             | Self::UnexpectedPrediction { .. }

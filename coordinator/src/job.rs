@@ -104,10 +104,26 @@ pub struct JobRecord {
     pub progress: (u32, u32),
     /// Things that the user should know: a prompt that was cut, a setting that has no effect.
     pub warnings: Vec<String>,
+    /// Faults that it went on after, each with the steps that followed.
+    #[serde(default)]
+    pub recoveries: Vec<Recovery>,
     /// Why it failed, if it did.
     pub error: Option<JobError>,
     /// How it went, when it is done.
     pub summary: Option<JobSummary>,
+}
+
+/// A fault that a job went on after: the steps that were left were planned anew, and the first of them was exact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// What happened; names the worker if one is to blame.
+    pub what: String,
+    /// Steps taken by then.
+    pub step: u32,
+    /// Seconds from the job's start to when it was noticed.
+    pub after_seconds: f64,
+    /// Seconds from then to the next finished step; after the last step, to when decoding was tried elsewhere.
+    pub lost_seconds: f64,
 }
 
 /// Why a job failed.
@@ -180,6 +196,13 @@ pub struct JobSummary {
     pub turnaround_p99_seconds: f64,
     /// The longest of them.
     pub turnaround_max_seconds: f64,
+}
+
+impl std::fmt::Display for Recovery {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { what, step, after_seconds, lost_seconds } = self;
+        write!(formatter, "{what}: after {after_seconds:.1} s, at step {step}, {lost_seconds:.1} s lost")
+    }
 }
 
 /// What a job's listeners hear.

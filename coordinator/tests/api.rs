@@ -35,6 +35,7 @@ fn record(job: NewJob, state: JobState) -> Result<JobRecord, ApiError> {
         phase: "denoising".to_owned(),
         progress: (1, 1),
         warnings: Vec::new(),
+        recoveries: Vec::new(),
         error: None,
         summary: None,
     })

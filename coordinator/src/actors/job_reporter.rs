@@ -4,6 +4,7 @@ use asyncdiff_plan::JobId;
 use ractor::ActorRef;
 
 use super::queue::{JobEnd, QueueMessage};
+use crate::job::Recovery;
 
 /// Reports of one job. If the queue is gone the whole coordinator is, and nobody is left to hear.
 #[derive(Clone)]
@@ -28,6 +29,13 @@ impl JobReporter {
     pub(crate) fn warnings(&self, warnings: Vec<String>) {
         if !warnings.is_empty() {
             self.send(QueueMessage::Warned { job: self.job, warnings });
+        }
+    }
+
+    /// The job survived something.
+    pub(crate) fn recovered(&self, recoveries: Vec<Recovery>) {
+        if !recoveries.is_empty() {
+            self.send(QueueMessage::Recovered { job: self.job, recoveries });
         }
     }
 

@@ -28,6 +28,8 @@ pub struct Limits {
     pub decode_within: Duration,
     /// How long a worker may take to forget a job and report.
     pub release_within: Duration,
+    /// How long a running job that has lost its workers waits for others.
+    pub wait_for_workers: Duration,
 }
 
 impl Default for Limits {
@@ -44,6 +46,7 @@ impl Default for Limits {
             step_within: Duration::from_secs(60),
             decode_within: Duration::from_secs(300),
             release_within: Duration::from_secs(5),
+            wait_for_workers: Duration::from_secs(600),
         }
     }
 }

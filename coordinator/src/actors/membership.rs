@@ -167,8 +167,9 @@ impl MembershipState {
                 end_session(&worker, reason, Ending::Refused);
                 return;
             }
+            // First to those who count on it, with the one that takes its place: they need not plan without it.
+            known.announce_loss("replaced by a newer session of the same name", Some(&worker));
             end_session(known, "replaced by a newer session of the same name", Ending::Goodbye);
-            known.announce_loss("replaced by a newer session of the same name");
         }
         tracing::info!(worker = worker.name(), "worker joined");
         // A session that has ended meanwhile is reported by supervision.
@@ -184,7 +185,7 @@ impl MembershipState {
         if let Some(worker) = self.workers.remove(&name) {
             tracing::info!(worker = name, reason, "worker left");
             // The session did so itself unless it failed; hearing it twice does no harm.
-            worker.announce_loss(reason);
+            worker.announce_loss(reason, None);
             self.tell_queue(QueueMessage::WorkerLeft { name });
         }
     }

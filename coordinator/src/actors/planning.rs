@@ -37,21 +37,22 @@ pub(crate) struct Planned {
     pub(crate) links: Links,
 }
 
-/// Chooses a plan for workers, one rank each in their order. Links that it uses and that were only assumed are measured; if one is much worse, it
-/// is chosen again.
+/// Chooses a plan for workers, one rank each in their order, of the steps from `first` on. Links that it uses and that were only assumed are
+/// measured; if one is much worse, it is chosen again.
 pub(crate) async fn make_plan(
     workers: &[WorkerHandle],
     setup: &DenoiseSetup,
     wishes: &Wishes,
     limits: &Limits,
+    first: StepIndex,
 ) -> Result<Planned, JobFailed> {
     let measured = measure_all(workers, setup, limits).await?;
-    let mut planned = plan_once(workers, setup, wishes, &measured).await?;
+    let mut planned = plan_once(workers, setup, wishes, &measured, first).await?;
     for _again in 0..PLANNED_AGAIN {
         if !measure_used(workers, &planned.choice.placed, &planned.links).await? {
             break;
         }
-        planned = plan_once(workers, setup, wishes, &measured).await?;
+        planned = plan_once(workers, setup, wishes, &measured, first).await?;
     }
     Ok(planned)
 }
@@ -61,6 +62,7 @@ async fn plan_once(
     setup: &DenoiseSetup,
     wishes: &Wishes,
     measured: &[Measured],
+    first: StepIndex,
 ) -> Result<Planned, JobFailed> {
     let (links, warnings) = job_links(workers, wishes).await?;
     let memory: Vec<u64> = workers.iter().map(WorkerHandle::memory_bytes).collect();
@@ -72,7 +74,7 @@ async fn plan_once(
         let situation = Situation {
             program: &setup.program.program,
             steps: setup.evaluations,
-            first: StepIndex(0),
+            first,
             guidance_on: setup.settings.guidance_scale.is_some(),
             rows: setup.settings.rows(),
             layer_seconds: LayerSeconds { whole: &whole, half: &half },

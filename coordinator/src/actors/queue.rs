@@ -16,7 +16,7 @@ use super::denoiser::{Denoiser, DenoiserArguments, DenoiserMessage};
 use super::job_reporter::JobReporter;
 use super::session::WorkerHandle;
 use crate::failure::JobFailed;
-use crate::job::{JobEvent, JobRecord, JobState};
+use crate::job::{JobEvent, JobRecord, JobState, Recovery};
 use crate::job_spec::JobOutcome;
 use crate::model_store::{CheckedJob, ModelStore};
 use job_entry::JobEntry;
@@ -62,6 +62,10 @@ pub(crate) enum QueueMessage {
     PhaseChanged {
         job: JobId,
         phase: &'static str,
+    },
+    Recovered {
+        job: JobId,
+        recoveries: Vec<Recovery>,
     },
     StepsTaken {
         job: JobId,
@@ -162,6 +166,9 @@ impl QueueState {
                 let _ = reply.send(self.jobs.get(&job).and_then(|entry| entry.outcome.clone()));
             }
             QueueMessage::PhaseChanged { job, phase } => self.change(job, |record| phase.clone_into(&mut record.phase)),
+            QueueMessage::Recovered { job, recoveries } => {
+                self.change(job, |record| record.recoveries.extend(recoveries));
+            }
             QueueMessage::StepsTaken { job, taken } => self.change(job, |record| record.progress.0 = taken),
             QueueMessage::Submit(checked, reply) => {
                 let _ = reply.send(self.submit(*checked));
@@ -172,10 +179,20 @@ impl QueueState {
             QueueMessage::Warned { job, warnings } => self.change(job, |record| record.warnings.extend(warnings)),
             QueueMessage::WorkerJoined(worker) => {
                 self.workers.insert(worker.name().to_owned(), worker);
+                self.tell_workers();
             }
             QueueMessage::WorkerLeft { name } => {
                 self.workers.remove(&name);
+                self.tell_workers();
             }
+        }
+    }
+
+    /// Tells the running job who is in the cluster.
+    fn tell_workers(&self) {
+        if let Some((_, denoiser)) = &self.running {
+            // One that has ended needs nobody.
+            let _ = denoiser.send_message(DenoiserMessage::WorkersChanged(self.workers.values().cloned().collect()));
         }
     }
 
@@ -280,4 +297,4 @@ impl QueueState {
     }
 }
 
-const WAITING_FOR_WORKERS: &str = "waiting for a worker to join";
+pub(crate) const WAITING_FOR_WORKERS: &str = "waiting for a worker to join";

@@ -1,5 +1,5 @@
-//! Lost workers, failing workers, failing checkpoints: each ends its job with an error that names who and what, and
-//! nothing else.
+//! Lost workers, failing workers, failing checkpoints: a job goes on as long as somebody is left, and says what happened; what cannot be cured
+//! ends it with an error that names who and what, and nothing else.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,58 +7,145 @@ use std::time::Duration;
 
 use asyncdiff_coordinator::job::{Fault, JobRecord, JobState};
 use asyncdiff_coordinator::local_workers::{Pace, SimulatedWorker};
-use asyncdiff_coordinator::{ClusterError, Limits, ModelStore};
+use asyncdiff_coordinator::{ClusterError, Limits, ModelStore, run_in_process};
 use asyncdiff_model::checkpoint::{FormulaWeights, StoredTensor, Weights, WeightsError};
+use asyncdiff_plan::{TimeShift, Wishes};
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::faulty::Faults;
 use asyncdiff_transport::network::SimulatedNetwork;
 use tokio::time::Instant;
 
-use super::support::{SLOW, TestCluster, ended, plain_job, tiny_model, tiny_store};
+use super::support::{SLOW, TestCluster, ended, plain_job, tensor_job, tiny_model, tiny_store, wishes};
 
-fn check_lost(record: &JobRecord, since: Instant) {
-    assert_eq!(record.state, JobState::Failed);
-    let error = record.error.as_ref().unwrap();
-    assert!(error.message.contains("worker b was lost"), "{error:?}");
-    assert_eq!(error.fault, Fault::Peer);
-    assert!(!error.hint.is_empty());
-    assert!(since.elapsed() < Duration::from_secs(3), "noticed after {:?}", since.elapsed());
+/// The job went on after the loss of `b`, which was noticed in time.
+fn check_survived(record: &JobRecord, since: Instant, job_started: Instant) {
+    assert_eq!(record.state, JobState::Done, "{:?}", record.error);
+    let recovery = &record.recoveries[0];
+    assert!(recovery.what.contains("worker b was lost"), "{recovery:?}");
+    assert!(recovery.step >= 3, "{recovery:?}");
+    let noticed = job_started + Duration::from_secs_f64(recovery.after_seconds);
+    assert!(
+        noticed.duration_since(since) < Duration::from_secs(2),
+        "noticed after {:?}",
+        noticed.duration_since(since)
+    );
+    assert!(record.warnings.iter().any(|warning| warning.contains("going on from step")), "{:?}", record.warnings);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_killed_worker_fails_its_job_within_three_seconds_and_others_go_on() {
+async fn a_job_survives_a_killed_worker_and_the_next_one_goes_on_with_who_is_left() {
     let cluster = TestCluster::start(&["a", "b"], SLOW).await;
-    let (handle, next) = (cluster.submit(plain_job(500)).await, cluster.submit(plain_job(2)).await);
+    let started = Instant::now();
+    let (handle, next) = (cluster.submit(plain_job(12)).await, cluster.submit(plain_job(2)).await);
     cluster.wait_for_steps(&handle, 3).await;
     let since = Instant::now();
     cluster.hub.vanish(&PeerName::worker("b").unwrap());
-    check_lost(&ended(handle).await, since);
+    check_survived(&ended(handle).await, since, started);
     assert_eq!(ended(next).await.state, JobState::Done);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_worker_is_lost_within_three_seconds() {
+async fn a_job_survives_a_worker_that_falls_silent() {
     let hub = SimulatedNetwork::with_faults(7);
     let cluster = TestCluster::on(hub, tiny_store(), &["a", "b"], SLOW, Limits::default()).await;
-    let handle = cluster.submit(plain_job(500)).await;
+    let started = Instant::now();
+    let handle = cluster.submit(plain_job(12)).await;
     cluster.wait_for_steps(&handle, 3).await;
     let since = Instant::now();
     let cut = Faults { cut: true, ..Faults::default() };
     cluster.hub.set_faults(&PeerName::worker("b").unwrap(), &PeerName::Coordinator, &cut);
-    check_lost(&ended(handle).await, since);
+    check_survived(&ended(handle).await, since, started);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_whose_predictions_do_not_come_is_named() {
+async fn an_exact_job_that_lost_a_worker_has_the_bits_of_one_that_did_not() {
+    let exact = || {
+        let wishes =
+            Wishes { components: Some(2), warm_up: Some(12), split_guidance: Some(false), ..Wishes::default() };
+        // Without guidance, so that there are no micro-batches whose rounding depends on the placement.
+        let mut spec = tensor_job(12, 1.0, wishes);
+        spec.settings.scheduler = Some("dpmpp-2m".to_owned());
+        spec
+    };
+    let undisturbed = run_in_process(&tiny_store(), exact(), 1).unwrap();
+    let cluster = TestCluster::start(&["a", "b"], SLOW).await;
+    let handle = cluster.submit(exact()).await;
+    cluster.wait_for_steps(&handle, 5).await;
+    cluster.hub.vanish(&PeerName::worker("b").unwrap());
+    let id = handle.id;
+    assert_eq!(ended(handle).await.recoveries.len(), 1);
+    let outcome = cluster.cluster.outcome(id).await.unwrap().unwrap();
+    assert_eq!(outcome.latents.1, undisturbed.latents);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_workers_are_all_lost_waits_for_one_and_goes_on_where_it_was() {
+    let mut cluster = TestCluster::start(&["a", "b"], SLOW).await;
+    let handle = cluster.submit(plain_job(10)).await;
+    cluster.wait_for_steps(&handle, 4).await;
+    cluster.workers.clear();
+    let waiting = async {
+        while cluster.cluster.job(handle.id).await.unwrap().phase != "waiting for a worker to join" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let job = cluster.cluster.job(handle.id).await.unwrap();
+    assert_eq!(job.state, JobState::Running);
+    assert!(job.progress.0 >= 4, "{:?}", job.progress);
+    let newcomer = SimulatedWorker::start(&cluster.hub, "c", SLOW).unwrap();
+    let record = ended(handle).await;
+    assert_eq!(record.state, JobState::Done, "{:?}", record.error);
+    assert_eq!(record.summary.unwrap().workers, ["c"]);
+    assert!(record.recoveries.iter().all(|recovery| recovery.lost_seconds >= 60.0), "{:?}", record.recoveries);
+    drop(newcomer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_nobody_joins_for_ends_after_the_time_that_was_set() {
+    let limits = Limits { wait_for_workers: Duration::from_secs(20), ..Limits::default() };
+    let mut cluster = TestCluster::with_store(tiny_store(), &["a"], SLOW, limits).await;
+    let handle = cluster.submit(plain_job(10)).await;
+    cluster.wait_for_steps(&handle, 2).await;
+    let since = Instant::now();
+    cluster.workers.clear();
+    let error = ended(handle).await.error.unwrap();
+    assert!(error.message.contains("no worker joined within 20"), "{error:?}");
+    assert!(error.hint.contains("wait_for_workers"), "{error:?}");
+    assert!(since.elapsed() < Duration::from_secs(25), "{:?}", since.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_goes_on_without_a_worker_whose_predictions_do_not_come_and_names_it() {
     let hub = SimulatedNetwork::with_faults(8);
     let limits = Limits { step_within: Duration::from_secs(100), ..Limits::default() };
     let cluster = TestCluster::on(hub, tiny_store(), &["a", "b"], SLOW, limits).await;
     // Its heartbeats come as before: only tensors are slow.
     let slow = Faults { bytes_per_second: NonZeroU64::new(1), ..Faults::default() };
     cluster.hub.set_faults(&PeerName::worker("b").unwrap(), &PeerName::Coordinator, &slow);
-    let error = cluster.run(plain_job(5)).await.error.unwrap();
-    assert!(error.message.contains("worker b sent no noise prediction of step 0"), "{error:?}");
-    assert_eq!(error.fault, Fault::Peer);
+    let record = cluster.run(plain_job(5)).await;
+    assert_eq!(record.state, JobState::Done, "{:?}", record.error);
+    assert!(
+        record.recoveries[0].what.contains("worker b sent no noise prediction of step 0"),
+        "{:?}",
+        record.recoveries
+    );
+    assert_eq!(record.summary.unwrap().workers, ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_goes_on_past_a_link_between_two_workers_that_does_not_carry() {
+    let hub = SimulatedNetwork::with_faults(9);
+    let cluster = TestCluster::on(hub, tiny_store(), &["a", "b"], SLOW, Limits::default()).await;
+    let handle = cluster.submit(tensor_job(12, 7.5, wishes(2, 1, 1, TimeShift::Off))).await;
+    cluster.wait_for_steps(&handle, 3).await;
+    let (a, b) = (PeerName::worker("a").unwrap(), PeerName::worker("b").unwrap());
+    cluster.hub.set_faults(&a, &b, &Faults { cut: true, ..Faults::default() });
+    cluster.hub.set_faults(&b, &a, &Faults { cut: true, ..Faults::default() });
+    let record = ended(handle).await;
+    assert_eq!(record.state, JobState::Done, "{:?}", record.error);
+    assert_eq!(record.summary.unwrap().workers.len(), 1);
 }
 
 #[tokio::test]
@@ -123,13 +210,15 @@ async fn a_missing_weight_is_the_operators_to_mend() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newer_process_of_a_name_takes_the_older_ones_place() {
+async fn a_newer_process_of_a_name_takes_the_older_ones_place_in_the_running_job() {
     let mut cluster = TestCluster::start(&["a", "b"], SLOW).await;
-    let handle = cluster.submit(plain_job(500)).await;
+    let handle = cluster.submit(plain_job(12)).await;
     cluster.wait_for_steps(&handle, 3).await;
-    let newer = SimulatedWorker::start(&cluster.hub, "b", Pace::Instant).unwrap();
-    let error = ended(handle).await.error.unwrap();
-    assert!(error.message.contains("worker b was lost"), "{error:?}");
+    let newer = SimulatedWorker::start(&cluster.hub, "b", SLOW).unwrap();
+    let record = ended(handle).await;
+    assert_eq!(record.state, JobState::Done, "{:?}", record.error);
+    assert!(record.recoveries[0].what.contains("worker b was lost"), "{:?}", record.recoveries);
+    assert_eq!(record.summary.unwrap().workers, ["a", "b"]);
     cluster.workers.remove(1).leave().await;
     assert_eq!(cluster.run(plain_job(2)).await.state, JobState::Done);
     drop(newer);

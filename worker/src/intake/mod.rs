@@ -84,9 +84,14 @@ impl Intake {
 
     /// What still comes of a job is late from now on.
     pub(crate) fn end_job(&self, job: JobId) {
+        self.stop_job(job);
+        self.state().latents.retain(|(owner, _), _| *owner != job);
+    }
+
+    /// What still comes of a job is late from now on, but for its final latents if somebody waits for them.
+    pub(crate) fn stop_job(&self, job: JobId) {
         let mut state = self.state();
         state.jobs.remove(&job);
-        state.latents.retain(|(owner, _), _| *owner != job);
         state.ended.add(job);
     }
 

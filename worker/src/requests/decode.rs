@@ -7,7 +7,7 @@ use asyncdiff_model::vae::{VaeConfig, VaeDecoder, to_rgb8};
 use asyncdiff_plan::{JobId, StepIndex};
 use candle_core::Tensor;
 
-use super::{DECODE_DEADLINE, ReplyTensor, Tools};
+use super::{ReplyTensor, Tools};
 use crate::failure::model_failure;
 use crate::tensor_bytes::{byte_count, floats_from_bytes, shape_of};
 
@@ -26,31 +26,10 @@ pub(crate) struct DecodeLatents {
     pub(crate) model: PartSpec,
 }
 
-/// Why nothing was decoded.
-pub(crate) enum DecodeFailed {
-    /// The request was answered already.
-    AfterReady(WorkerFailure),
-    /// The failure is the request's answer.
-    BeforeReady(WorkerFailure),
-}
-
-impl DecodeFailed {
-    /// The latents did not come, or decoding them took too long.
-    pub(crate) fn overdue() -> Self {
-        let what = "waiting for final latents and decoding them".to_owned();
-        Self::AfterReady(WorkerFailure::TimedOut { what, seconds: DECODE_DEADLINE.as_secs() })
-    }
-
-    /// The task panicked; whether it had answered is not known, and a failed job ends its requests.
-    pub(crate) fn panicked(message: String) -> Self {
-        Self::AfterReady(WorkerFailure::Panicked { message })
-    }
-}
-
-/// Answers `DecoderReady` by itself, then sends the pixels.
-pub(crate) async fn decode_latents(tools: Tools, order: DecodeLatents) -> Result<(), DecodeFailed> {
-    let (config, decoder) = load(&tools, &order).await.map_err(DecodeFailed::BeforeReady)?;
-    finish(tools, order, config, decoder).await.map_err(DecodeFailed::AfterReady)
+/// Answers `DecoderReady` by itself, then sends the pixels. A failure after the answer is a second answer: the first one promised a tensor.
+pub(crate) async fn decode_latents(tools: Tools, order: DecodeLatents) -> Result<(), WorkerFailure> {
+    let (config, decoder) = load(&tools, &order).await?;
+    finish(tools, order, config, decoder).await
 }
 
 async fn load(tools: &Tools, order: &DecodeLatents) -> Result<(VaeConfig, VaeDecoder), WorkerFailure> {

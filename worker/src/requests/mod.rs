@@ -14,7 +14,7 @@ use asyncdiff_plan::{Epoch, JobId};
 use asyncdiff_transport::link::TensorFrame;
 use bytes::Bytes;
 
-pub(crate) use decode::{DecodeFailed, DecodeLatents, decode_latents};
+pub(crate) use decode::{DecodeLatents, decode_latents};
 pub(crate) use encode::{EncodeText, encode_text};
 pub(crate) use measure::{MeasureLayers, measure_layers};
 pub(crate) use measure_link::{MeasureLink, measure_link};

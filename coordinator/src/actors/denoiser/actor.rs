@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use asyncdiff_common::wire::WorkerFailure;
-use asyncdiff_plan::{Event, Lane, Rank, StepIndex};
+use asyncdiff_plan::{Epoch, Event, Lane, Rank, StepIndex};
 use bytes::Bytes;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
-use super::finish::Decoder;
+use super::decoder::Decoder;
 use super::prepare::Prepared;
 use super::state::DenoiserState;
 use crate::actors::Limits;
@@ -27,7 +27,7 @@ pub(crate) struct Denoiser;
 pub(crate) struct DenoiserArguments {
     pub(crate) checked: Box<CheckedJob>,
     pub(crate) reporter: JobReporter,
-    /// Who may take part; rank `i` is at most the worker at `i`.
+    /// Who is in the cluster.
     pub(crate) workers: Vec<WorkerHandle>,
     pub(crate) store: Arc<ModelStore>,
     pub(crate) limits: Limits,
@@ -35,6 +35,7 @@ pub(crate) struct DenoiserArguments {
 
 /// A noise prediction as the task that receives tensors hands it over.
 pub(crate) struct ArrivedPrediction {
+    pub(crate) epoch: Epoch,
     pub(crate) step: StepIndex,
     pub(crate) lane: Lane,
     pub(crate) from: Rank,
@@ -52,25 +53,44 @@ pub(crate) enum DenoiserMessage {
     /// A worker that another one could not reach was not lost meanwhile.
     SuspicionExpired(SuspicionExpired),
     Tick,
+    /// A worker cannot go on with its part of a placement.
     WorkerFailed {
-        worker: String,
+        worker: WorkerHandle,
+        epoch: Epoch,
         failure: WorkerFailure,
     },
+    /// A session that the job counted on has ended.
     WorkerLost {
-        worker: String,
+        worker: WorkerHandle,
+        /// The newer session of its name that takes its place.
+        successor: Option<WorkerHandle>,
         reason: String,
     },
+    /// Who is in the cluster now.
+    WorkersChanged(Vec<WorkerHandle>),
 }
 
 /// What the decoder's task came back with; only this module can look inside.
-pub(crate) struct DecoderPrepared(pub(super) Result<Decoder, JobFailed>);
+pub(crate) struct DecoderPrepared {
+    /// Who was asked.
+    pub(super) session: ActorId,
+    pub(super) result: Result<Decoder, JobFailed>,
+}
 /// What the finishing task came back with.
 pub(crate) struct FinishResult(pub(super) Result<Box<JobOutcome>, JobFailed>);
 /// What the preparing task came back with.
-pub(crate) struct PrepareResult(pub(super) Result<Box<Prepared>, JobFailed>);
+pub(crate) struct PrepareResult {
+    /// Which placement was prepared.
+    pub(super) epoch: Epoch,
+    pub(super) result: Result<Box<Prepared>, JobFailed>,
+}
 
 /// What a worker said of another one that it could not reach.
-pub(crate) struct SuspicionExpired(pub(super) JobFailed);
+pub(crate) struct SuspicionExpired {
+    pub(super) epoch: Epoch,
+    pub(super) worker: WorkerHandle,
+    pub(super) failure: WorkerFailure,
+}
 
 impl Actor for Denoiser {
     type Msg = DenoiserMessage;
@@ -102,15 +122,18 @@ impl Actor for Denoiser {
             DenoiserMessage::Tick => state.denoise(&myself, |denoising| denoising.handle_event(Event::Tick)),
             DenoiserMessage::Begin => state.begin(&myself),
             DenoiserMessage::Cancel => state.cancel(&myself),
-            DenoiserMessage::DecoderPrepared(DecoderPrepared(decoder)) => state.handle_decoder(&myself, decoder),
+            DenoiserMessage::DecoderPrepared(prepared) => state.handle_decoder(&myself, prepared),
             DenoiserMessage::Finished(FinishResult(result)) => state.end(&myself, result),
-            DenoiserMessage::Prepared(PrepareResult(prepared)) => match prepared {
-                Ok(prepared) => state.start_denoising(&myself, *prepared),
-                Err(failed) => state.end(&myself, Err(failed)),
-            },
-            DenoiserMessage::SuspicionExpired(SuspicionExpired(failed)) => state.end(&myself, Err(failed)),
-            DenoiserMessage::WorkerFailed { worker, failure } => state.handle_worker_failed(&myself, worker, failure),
-            DenoiserMessage::WorkerLost { worker, reason } => state.handle_worker_lost(&myself, worker, reason),
+            DenoiserMessage::Prepared(prepared) => state.handle_prepared(&myself, prepared),
+            DenoiserMessage::SuspicionExpired(suspicion) => state.handle_suspicion(&myself, suspicion),
+            DenoiserMessage::WorkerFailed { worker, epoch, failure } => {
+                state.handle_worker_failed(&myself, worker, epoch, failure);
+            }
+            DenoiserMessage::WorkerLost { worker, successor, reason } => {
+                state.handle_successor(successor);
+                state.handle_worker_lost(&myself, &worker, reason);
+            }
+            DenoiserMessage::WorkersChanged(workers) => state.handle_workers(workers),
         }
         Ok(())
     }

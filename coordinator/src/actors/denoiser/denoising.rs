@@ -4,12 +4,12 @@
 //! actor.
 
 use asyncdiff_common::wire::{DType, TensorHeader, TensorName};
-use asyncdiff_plan::{DenoiseEngine, Event, JobFailure, JobId, Rank, StepIndex};
+use asyncdiff_plan::{DenoiseEngine, Epoch, Event, JobFailure, JobId, Rank, StepIndex};
 use asyncdiff_transport::link::TensorFrame;
 use bytes::Bytes;
+use ractor::ActorId;
 use tokio::time::Instant;
 
-use super::EPOCH;
 use super::actor::ArrivedPrediction;
 use super::recorder::{Recorded, Recorder};
 use crate::actors::session::WorkerHandle;
@@ -22,6 +22,8 @@ pub(super) struct Denoising {
     /// By rank.
     ranks: Vec<WorkerHandle>,
     job: JobId,
+    /// Of the placement that it follows.
+    epoch: Epoch,
     /// Axes of what is sent at a step.
     axes: Vec<u32>,
     recorder: Recorder,
@@ -38,9 +40,37 @@ pub(super) enum Progress {
 }
 
 impl Denoising {
-    pub(super) fn new(denoise_loop: DenoiseLoop, ranks: Vec<WorkerHandle>, job: JobId, recorder: Recorder) -> Self {
+    pub(super) fn new(
+        denoise_loop: DenoiseLoop,
+        (job, epoch): (JobId, Epoch),
+        ranks: Vec<WorkerHandle>,
+        recorder: Recorder,
+    ) -> Self {
         let axes = denoise_loop.axes();
-        Self { denoise_loop, ranks, job, axes, recorder, loss: String::new() }
+        Self { denoise_loop, ranks, job, epoch, axes, recorder, loss: String::new() }
+    }
+
+    /// Goes on by another plan of the steps that are left, at other ranks.
+    pub(super) fn replan(
+        &mut self,
+        engine: DenoiseEngine,
+        epoch: Epoch,
+        ranks: Vec<WorkerHandle>,
+    ) -> Result<(), JobFailed> {
+        self.denoise_loop.replan(engine).map_err(|error| JobFailed::Bug { what: error.to_string() })?;
+        (self.epoch, self.ranks) = (epoch, ranks);
+        self.recorder.replanned();
+        Ok(())
+    }
+
+    /// By rank.
+    pub(super) fn ranks(&self) -> &[WorkerHandle] {
+        &self.ranks
+    }
+
+    /// Seconds that the loop has taken so far.
+    pub(super) fn seconds(&self) -> f64 {
+        self.recorder.denoise_seconds()
     }
 
     pub(super) fn engine(&self) -> &DenoiseEngine {
@@ -52,7 +82,12 @@ impl Denoising {
     }
 
     pub(super) fn handle_prediction(&mut self, prediction: ArrivedPrediction) -> Progress {
-        let ArrivedPrediction { step, lane, from, payload, arrived } = prediction;
+        let ArrivedPrediction { epoch, step, lane, from, payload, arrived } = prediction;
+        if epoch != self.epoch {
+            // It waited in the mailbox while the plan was replaced.
+            tracing::debug!(%epoch, step = step.0, "a noise prediction of an older placement is dropped");
+            return Progress::Going;
+        }
         let now = Instant::now();
         self.denoise_loop.handle_prediction((step, lane), from, &payload, now.into_std());
         let progress = self.run_effects(Some(arrived));
@@ -66,8 +101,8 @@ impl Denoising {
         self.run_effects(None)
     }
 
-    pub(super) fn handle_worker_lost(&mut self, worker: &str, reason: String) -> Progress {
-        let rank = self.ranks.iter().position(|handle| handle.name() == worker);
+    pub(super) fn handle_worker_lost(&mut self, worker: ActorId, reason: String) -> Progress {
+        let rank = self.ranks.iter().position(|handle| handle.session_id() == worker);
         let Some(rank) = rank.and_then(|rank| u16::try_from(rank).ok()) else { return Progress::Going };
         self.loss = reason;
         self.handle_event(Event::WorkerLost { rank: Rank(rank) })
@@ -105,7 +140,7 @@ impl Denoising {
             let Some(worker) = self.ranks.get(rank.index()) else { continue };
             let header = TensorHeader {
                 job: self.job,
-                epoch: EPOCH,
+                epoch: self.epoch,
                 name: TensorName::Latents(step),
                 shape: self.axes.clone(),
                 dtype: DType::F32,

@@ -1,52 +1,29 @@
 //! Everything after the last step: pixels, a picture, the workers' reports.
 
 use asyncdiff_common::wire::{DType, RankReport, TensorHeader, TensorName, TraceEvent, WorkerReply, WorkerRequest};
-use asyncdiff_plan::{Choice, JobId, Rank, StepIndex};
+use asyncdiff_plan::{Choice, Epoch, Rank, StepIndex};
 use asyncdiff_transport::link::TensorFrame;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::EPOCH;
-use super::prepare::blocking;
+use super::decoder::{Decoder, DecoderOrder};
+use super::prepare::{Candidates, blocking};
 use super::recorder::Recorded;
+use super::recovery::is_curable;
 use super::summary::summarize;
 use crate::actors::Limits;
 use crate::actors::job_reporter::JobReporter;
-use crate::actors::session::{TensorPromise, TensorSpec, WorkerHandle};
+use crate::actors::session::WorkerHandle;
 use crate::denoise::Denoised;
 use crate::failure::JobFailed;
-use crate::job::{JobRecord, JobRequest, JobState};
+use crate::job::{JobRecord, JobRequest, JobState, Recovery};
 use crate::job_spec::{JobOutcome, JobTrace, TraceTrack};
-use crate::model_store::{DenoiseSetup, ModelStore};
+use crate::model_store::DenoiseSetup;
 use crate::picture::encode_png;
 
-/// A worker whose decoder waits for latents.
-pub(super) struct Decoder {
-    worker: WorkerHandle,
-    pixels: TensorPromise,
-}
-
-/// Asks a worker to load the decoder.
-pub(super) async fn prepare_decoder(
-    worker: WorkerHandle,
-    store: std::sync::Arc<ModelStore>,
-    (job, step): (JobId, StepIndex),
-    setup: DenoiseSetup,
-    limits: Limits,
-) -> Result<Decoder, JobFailed> {
-    let what = "loading the decoder";
-    let model = blocking(move || Ok(store.vae_decoder()?)).await?;
-    let latents = setup.settings.shape;
-    let shape = latents.axes(latents.images);
-    let (width, height) = setup.size;
-    let tensor = TensorSpec { shape: vec![latents.images, height, width, 3], dtype: DType::U8 };
-    let body = WorkerRequest::DecodeLatents { job, step, shape, model };
-    match worker.request_tensor(what, body, tensor, limits.load_within).await? {
-        (WorkerReply::DecoderReady, pixels) => Ok(Decoder { worker, pixels }),
-        _ => Err(JobFailed::UnexpectedReply { worker: worker.name().to_owned(), what }),
-    }
-}
+/// Workers that may fail to decode before the job does: the latents are final, so that what one cannot do another one might.
+const DECODERS: u32 = 4;
 
 /// A job whose steps are all taken.
 pub(super) struct Finishing {
@@ -54,7 +31,11 @@ pub(super) struct Finishing {
     pub(super) setup: DenoiseSetup,
     pub(super) request: JobRequest,
     /// If a picture is wanted.
-    pub(super) decoder: Option<Decoder>,
+    pub(super) decoding: Option<Decoding>,
+    /// The newest plan's first words on the job, or an earlier one's.
+    pub(super) outline: String,
+    /// What the job survived.
+    pub(super) recoveries: Vec<Recovery>,
     pub(super) denoised: Denoised,
     pub(super) recorded: Recorded,
     /// By rank.
@@ -64,11 +45,20 @@ pub(super) struct Finishing {
     pub(super) started: Instant,
 }
 
+/// Who makes the picture.
+pub(super) struct Decoding {
+    /// A decoder that waits already.
+    pub(super) ready: Option<Decoder>,
+    pub(super) order: DecoderOrder,
+    /// Who else can do it.
+    pub(super) candidates: Candidates,
+}
+
 impl Finishing {
     /// Finishes the job. Aborted with the actor.
     pub(super) async fn run(mut self) -> Result<Box<JobOutcome>, JobFailed> {
-        let picture = match self.decoder.take() {
-            Some(decoder) => Some(self.picture(decoder).await?),
+        let picture = match self.decoding.take() {
+            Some(decoding) => Some(self.picture(decoding).await?),
             None => None,
         };
         let total_seconds = self.started.elapsed().as_secs_f64();
@@ -85,6 +75,7 @@ impl Finishing {
             phase: String::new(),
             progress: (steps, steps),
             warnings: Vec::new(),
+            recoveries: Vec::new(),
             error: None,
             summary: Some(summary),
         };
@@ -97,14 +88,61 @@ impl Finishing {
         }))
     }
 
-    async fn picture(&self, decoder: Decoder) -> Result<Bytes, JobFailed> {
+    /// The picture, decoded by whoever can.
+    async fn picture(&mut self, mut decoding: Decoding) -> Result<Bytes, JobFailed> {
+        let mut tries = 0;
+        loop {
+            let began = Instant::now();
+            let worker = match &decoding.ready {
+                Some(decoder) => decoder.worker.clone(),
+                None => decoding.candidates.somebody(&self.reporter).await?,
+            };
+            let made = match decoding.ready.take() {
+                Some(decoder) => self.decode(decoder).await,
+                None => {
+                    self.reporter.phase("loading the decoder");
+                    let loaded = decoding.order.clone().prepare(worker.clone()).await;
+                    match loaded {
+                        Ok(decoder) => self.decode(decoder).await,
+                        Err(failed) => Err(failed),
+                    }
+                }
+            };
+            let failed = match made {
+                Ok(picture) => return Ok(picture),
+                Err(failed) => failed,
+            };
+            tries += 1;
+            let is_lost = !worker.is_connected();
+            decoding.candidates.excluded.insert(worker.session_id());
+            if tries == DECODERS || !is_curable(&failed) || !(is_lost || decoding.candidates.are_there()) {
+                return Err(failed);
+            }
+            tracing::warn!(worker = worker.name(), %failed, "decoding goes on elsewhere");
+            self.note_recovery(&failed, began);
+        }
+    }
+
+    fn note_recovery(&mut self, failed: &JobFailed, began: Instant) {
+        let recovery = Recovery {
+            what: failed.to_error().message,
+            step: self.setup.evaluations.get(),
+            after_seconds: self.started.elapsed().as_secs_f64(),
+            lost_seconds: began.elapsed().as_secs_f64(),
+        };
+        self.reporter.recovered(vec![recovery.clone()]);
+        self.recoveries.push(recovery);
+    }
+
+    async fn decode(&self, decoder: Decoder) -> Result<Bytes, JobFailed> {
         self.reporter.phase("decoding");
         let Decoder { worker, pixels } = decoder;
         let shape = self.setup.settings.shape;
         let step = StepIndex(self.setup.evaluations.get());
         let header = TensorHeader {
             job: self.reporter.job,
-            epoch: EPOCH,
+            // Final latents are of no placement.
+            epoch: Epoch::default(),
             name: TensorName::Latents(step),
             shape: shape.axes(shape.images),
             dtype: DType::F32,
@@ -129,8 +167,12 @@ impl Finishing {
             ("seed", settings.seed.to_string()),
             ("steps", settings.steps.to_string()),
             ("guidance_scale", settings.guidance_scale.to_string()),
-            ("plan", self.choice.outline.clone()),
+            ("plan", self.outline.clone()),
         ];
+        if !self.recoveries.is_empty() {
+            let told = self.recoveries.iter().map(Recovery::to_string);
+            texts.push(("recoveries", told.collect::<Vec<_>>().join("; ")));
+        }
         if !negative_prompt.is_empty() {
             texts.push(("negative_prompt", negative_prompt.clone()));
         }

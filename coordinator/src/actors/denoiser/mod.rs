@@ -1,23 +1,25 @@
 //! One running job, from prompt to picture.
 //!
 //! ```text
-//!   prepare (task)            encode the prompt ► measure ► plan ► assign components ► send conditions
+//!   prepare (task)            wait for workers ► encode the prompt ► measure ► plan ► assign components ► send conditions
 //!   denoise (in the actor)    noise prediction in ► guidance, noise scheduler step ► latents out
-//!   prepare_decoder (task)    begins when half of the steps are taken
-//!   finish (task)             decode ► encode the picture ► release the job at every worker ► summary
+//!     └─ a fault ──────────►  prepare again, from the step that it has come to, with who is left
+//!   decoder (task)            begins when half of the steps are taken
+//!   finish (task)             decode, elsewhere if need be ► encode the picture ► release the job at every worker ► summary
 //! ```
+//!
+//! Each placement has an epoch of its own: what still comes of an older one is late and dropped, at workers by their
+//! intake, here by the session's admission and, if it waited in the mailbox, by [`denoising`].
 
 mod actor;
+mod decoder;
 mod denoising;
+mod faults;
 mod finish;
 mod prepare;
 mod recorder;
+mod recovery;
 mod state;
 mod summary;
 
-use asyncdiff_plan::Epoch;
-
 pub(crate) use actor::{ArrivedPrediction, Denoiser, DenoiserArguments, DenoiserMessage};
-
-/// The epoch of every placement: a job is placed once.
-pub(crate) const EPOCH: Epoch = Epoch(0);

@@ -1,20 +1,24 @@
-//! Everything before the first step: conditions, a plan, components in their places.
+//! Everything before the first step of a placement: workers, conditions, a plan, components in their places.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use asyncdiff_common::wire::{Assignment, DType, Peer, TensorHeader, TensorName, Tracing, WorkerReply, WorkerRequest};
 use asyncdiff_model::families::ENCODER_HIDDEN_STATES;
-use asyncdiff_plan::{Choice, JobId, LayerId, PlacedPlan, Rank};
+use asyncdiff_plan::{Choice, Epoch, JobId, LayerId, PlacedPlan, Rank, StepIndex};
 use asyncdiff_transport::link::TensorFrame;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use ractor::ActorRef;
+use ractor::{ActorId, ActorRef};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::EPOCH;
 use super::actor::DenoiserMessage;
 use crate::actors::Limits;
 use crate::actors::job_reporter::JobReporter;
 use crate::actors::planning::make_plan;
+use crate::actors::queue::WAITING_FOR_WORKERS;
 use crate::actors::session::{JobDoor, TensorSpec, WorkerHandle};
 use crate::failure::JobFailed;
 use crate::job::JobSettings;
@@ -26,14 +30,46 @@ use asyncdiff_common::owned_task;
 pub(super) struct Preparation {
     pub(super) setup: DenoiseSetup,
     pub(super) settings: JobSettings,
-    pub(super) tokens: Option<Vec<Vec<u32>>>,
-    pub(super) conditions: Conditions,
-    pub(super) timesteps: Vec<f64>,
+    pub(super) conditions: JobConditions,
+    pub(super) timesteps: Arc<[f64]>,
     pub(super) reporter: JobReporter,
-    pub(super) workers: Vec<WorkerHandle>,
+    pub(super) candidates: Candidates,
+    pub(super) placing: Placing,
     pub(super) store: Arc<ModelStore>,
     pub(super) limits: Limits,
     pub(super) denoiser: ActorRef<DenoiserMessage>,
+}
+
+/// What the denoiser is conditioned on, as far as it is known.
+#[derive(Clone)]
+pub(super) enum JobConditions {
+    /// As it travels.
+    Ready(Arc<[ConditionFrame]>),
+    /// To be encoded.
+    Tokens(Vec<Vec<u32>>),
+}
+
+/// Who may be given a part.
+#[derive(Clone)]
+pub(super) struct Candidates {
+    /// Who is in the cluster, the newest news.
+    pub(super) workers: watch::Receiver<Vec<WorkerHandle>>,
+    /// Whom the job goes on without.
+    pub(super) excluded: HashSet<ActorId>,
+    /// Sessions that were found not to be enough: somebody else must be there.
+    pub(super) not_enough: HashSet<ActorId>,
+    /// When the job gives up waiting for somebody.
+    pub(super) until: Instant,
+}
+
+/// Which placement of the job is prepared.
+#[derive(Clone, Copy)]
+pub(super) struct Placing {
+    pub(super) epoch: Epoch,
+    /// The step from which on is planned.
+    pub(super) first: StepIndex,
+    /// What is waited for before: that the loss of a worker is noticed which another one could not reach.
+    pub(super) pause: Duration,
 }
 
 /// A job whose workers wait for latents.
@@ -41,23 +77,30 @@ pub(super) struct Prepared {
     pub(super) choice: Choice,
     /// By rank.
     pub(super) ranks: Vec<WorkerHandle>,
+    /// With what the denoiser is computed in.
+    pub(super) setup: DenoiseSetup,
+    pub(super) conditions: Arc<[ConditionFrame]>,
 }
 
-type ConditionFrame = (String, Vec<u32>, Bytes);
+pub(super) type ConditionFrame = (String, Vec<u32>, Bytes);
 
 impl Preparation {
     /// Prepares the job. Aborted with the actor.
     pub(super) async fn run(mut self) -> Result<Prepared, JobFailed> {
-        self.setup.settle_compute(self.workers.iter().map(WorkerHandle::fastest));
-        let conditions = self.conditions().await?;
+        tokio::time::sleep(self.placing.pause).await;
+        let workers = self.candidates.wait(&self.reporter).await?;
+        if self.placing.first == StepIndex(0) {
+            // Once a step is taken, the rest of the picture is computed in the same.
+            self.setup.settle_compute(workers.iter().map(WorkerHandle::fastest));
+        }
+        let conditions = self.conditions(&workers).await?;
         self.reporter.phase("planning");
-        let planned = make_plan(&self.workers, &self.setup, &self.settings.wishes, &self.limits).await?;
-        let choice = planned.choice;
+        let (wishes, first) = (&self.settings.wishes, self.placing.first);
+        let choice = make_plan(&workers, &self.setup, wishes, &self.limits, first).await?.choice;
         self.reporter.warnings(choice.notes.clone());
-        tracing::info!(job = %self.job(), plan = choice.reason, "planned");
+        tracing::info!(job = %self.job(), epoch = %self.placing.epoch, plan = choice.reason, "planned");
         self.reporter.phase("loading components");
-        let ranks: Vec<WorkerHandle> =
-            self.workers.iter().take(usize::from(choice.placed.world_size)).cloned().collect();
+        let ranks: Vec<WorkerHandle> = workers.into_iter().take(usize::from(choice.placed.world_size)).collect();
         let assignments = self.assignments(&choice.placed, &ranks).await?;
         self.open_doors(&choice.placed, &ranks);
         let assigning = assignments.into_iter().map(|(rank, assignment)| self.assign(&ranks[rank.index()], assignment));
@@ -65,25 +108,22 @@ impl Preparation {
         let readers = choice.placed.ranks().filter(|&rank| has_runs(&choice.placed, rank));
         let sending = readers.map(|rank| self.send_conditions(&ranks[rank.index()], &conditions));
         try_join_all(sending).await?;
-        Ok(Prepared { choice, ranks })
+        Ok(Prepared { choice, ranks, setup: self.setup, conditions })
     }
 
     fn job(&self) -> JobId {
         self.reporter.job
     }
 
-    /// The conditions as they travel: encoded by the first worker, or as they were given.
-    async fn conditions(&self) -> Result<Vec<ConditionFrame>, JobFailed> {
-        let Some(tokens) = &self.tokens else {
-            let Conditions::Tensors(tensors) = &self.conditions else { return Ok(Vec::new()) };
-            let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            let frames =
-                tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone(), bytes(&tensor.values)));
-            return Ok(frames.collect());
+    /// The conditions as they travel: encoded by the first worker, unless they are there.
+    async fn conditions(&self, workers: &[WorkerHandle]) -> Result<Arc<[ConditionFrame]>, JobFailed> {
+        let tokens = match &self.conditions {
+            JobConditions::Ready(frames) => return Ok(Arc::clone(frames)),
+            JobConditions::Tokens(tokens) => tokens,
         };
         self.reporter.phase("encoding the prompt");
         let what = "encoding the prompt";
-        let Some(worker) = self.workers.first() else { return Ok(Vec::new()) };
+        let Some(worker) = workers.first() else { return Ok(Arc::new([])) };
         let store = Arc::clone(&self.store);
         let model = blocking(move || Ok(store.text_encoder()?)).await?;
         let width = self
@@ -103,7 +143,7 @@ impl Preparation {
             return Err(JobFailed::UnexpectedReply { worker: worker.name().to_owned(), what });
         }
         let encoded = worker.promised(what, promise, self.limits.encode_within).await?;
-        Ok(vec![(ENCODER_HIDDEN_STATES.to_owned(), shape, encoded)])
+        Ok(Arc::new([(ENCODER_HIDDEN_STATES.to_owned(), shape, encoded)]))
     }
 
     /// The part of each rank that has one. Hashes parameters that no job has used before.
@@ -117,7 +157,8 @@ impl Preparation {
             .zip(ranks)
             .map(|(rank, worker)| Peer { rank, name: worker.name().to_owned(), endpoint: worker.endpoint().clone() })
             .collect();
-        let (job, setup, timesteps) = (self.job(), self.setup.clone(), self.timesteps.clone());
+        let (job, epoch, setup) = (self.job(), self.placing.epoch, self.setup.clone());
+        let timesteps = self.timesteps.to_vec();
         let (store, placed) = (Arc::clone(&self.store), placed.clone());
         let trace = if self.settings.trace { Tracing::On } else { Tracing::Off };
         blocking(move || {
@@ -132,7 +173,7 @@ impl Preparation {
                 let peers = peers.iter().filter(talks_to).cloned().collect();
                 let assignment = Assignment {
                     job,
-                    epoch: EPOCH,
+                    epoch,
                     denoiser: setup.denoiser.clone(),
                     rows: setup.settings.rows(),
                     weights: store.layer_weights(&setup.program, &layers)?,
@@ -151,7 +192,8 @@ impl Preparation {
     fn open_doors(&self, placed: &PlacedPlan, ranks: &[WorkerHandle]) {
         for (rank, worker) in placed.ranks().zip(ranks) {
             let (settings, denoiser) = (self.setup.settings, self.denoiser.clone());
-            worker.open_job(JobDoor { job: self.job(), rank, placed, settings, denoiser });
+            let (job, epoch) = (self.job(), self.placing.epoch);
+            worker.open_job(JobDoor { job, epoch, rank, placed, settings, denoiser });
         }
     }
 
@@ -172,7 +214,7 @@ impl Preparation {
             let name = TensorName::Condition(name.clone());
             let header = TensorHeader {
                 job: self.job(),
-                epoch: EPOCH,
+                epoch: self.placing.epoch,
                 name,
                 shape: shape.clone(),
                 dtype: DType::F32,
@@ -193,6 +235,70 @@ impl Preparation {
             }
         }
         Ok(())
+    }
+}
+
+impl JobConditions {
+    /// Of a job: its prompts' tokens, or tensors as they were given.
+    pub(super) fn new(tokens: Option<Vec<Vec<u32>>>, conditions: &Conditions) -> Self {
+        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        match (tokens, conditions) {
+            (Some(tokens), _) => Self::Tokens(tokens),
+            (None, Conditions::Tensors(tensors)) => {
+                let frame = |(name, tensor): (&String, &crate::job_spec::ConditionTensor)| {
+                    (name.clone(), tensor.shape.clone(), bytes(&tensor.values))
+                };
+                Self::Ready(tensors.iter().map(frame).collect())
+            }
+            (None, Conditions::Prompt { .. }) => Self::Ready(Arc::new([])),
+        }
+    }
+}
+
+impl Candidates {
+    /// Everybody who can be given a part, as soon as that is somebody.
+    pub(super) async fn wait(&mut self, reporter: &JobReporter) -> Result<Vec<WorkerHandle>, JobFailed> {
+        let began = Instant::now();
+        let found = self.found();
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        reporter.phase(WAITING_FOR_WORKERS);
+        let until = self.until;
+        let somebody = async {
+            // The actor holds the other end for as long as this task lives.
+            while self.workers.changed().await.is_ok() {
+                let found = self.found();
+                if !found.is_empty() {
+                    return found;
+                }
+            }
+            Vec::new()
+        };
+        match tokio::time::timeout_at(until, somebody).await {
+            Ok(found) if !found.is_empty() => Ok(found),
+            _ => Err(JobFailed::NoWorkers { waited: began.elapsed() }),
+        }
+    }
+
+    /// One of them.
+    pub(super) async fn somebody(&mut self, reporter: &JobReporter) -> Result<WorkerHandle, JobFailed> {
+        let nobody = || JobFailed::Bug { what: "nobody was found to be enough".to_owned() };
+        self.wait(reporter).await?.into_iter().next().ok_or_else(nobody)
+    }
+
+    /// Whether there is one now.
+    pub(super) fn are_there(&mut self) -> bool {
+        !self.found().is_empty()
+    }
+
+    fn found(&mut self) -> Vec<WorkerHandle> {
+        let workers = self.workers.borrow_and_update();
+        let usable =
+            workers.iter().filter(|worker| worker.is_connected() && !self.excluded.contains(&worker.session_id()));
+        let found: Vec<WorkerHandle> = usable.cloned().collect();
+        let is_enough = found.iter().any(|worker| !self.not_enough.contains(&worker.session_id()));
+        if is_enough { found } else { Vec::new() }
     }
 }
 

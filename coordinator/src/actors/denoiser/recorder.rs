@@ -19,6 +19,8 @@ pub(super) struct Recorder {
     /// Seconds between a noise prediction's arrival and the departure of the latents that follow; at most one per step.
     turnarounds: Vec<f64>,
     first_departure: Option<Instant>,
+    /// The same of the newest plan.
+    first_of_plan: Option<Instant>,
     last_step: Instant,
 }
 
@@ -28,6 +30,8 @@ pub(super) struct Recorded {
     pub(super) events: Vec<TraceEvent>,
     pub(super) turnaround: Turnaround,
     pub(super) denoise_seconds: f64,
+    /// Of these, those of the newest plan: what its ranks report on.
+    pub(super) plan_seconds: f64,
 }
 
 /// Seconds between a noise prediction's arrival and the departure of the latents that follow; 0 where none followed.
@@ -50,6 +54,7 @@ impl Recorder {
             events: Vec::new(),
             turnarounds: Vec::with_capacity(evaluations as usize),
             first_departure: None,
+            first_of_plan: None,
             last_step: origin,
         }
     }
@@ -57,6 +62,7 @@ impl Recorder {
     /// Latents left. `arrived`: when the noise prediction arrived that made them possible.
     pub(super) fn departed(&mut self, arrived: Option<Instant>, now: Instant) {
         self.first_departure.get_or_insert(now);
+        self.first_of_plan.get_or_insert(now);
         if let Some(arrived) = arrived {
             self.turnarounds.push(now.duration_since(arrived).as_secs_f64());
         }
@@ -73,12 +79,25 @@ impl Recorder {
         self.event(TraceKind::SchedulerStep(step), start, now);
     }
 
+    /// The steps that are left are made by another plan.
+    pub(super) fn replanned(&mut self) {
+        self.first_of_plan = None;
+    }
+
+    /// Seconds from the first latents' departure until now.
+    pub(super) fn denoise_seconds(&self) -> f64 {
+        self.first_departure.map_or(0.0, |first| first.elapsed().as_secs_f64())
+    }
+
     pub(super) fn finish(self) -> Recorded {
-        let first = self.first_departure.unwrap_or(self.last_step);
+        let since = |first: Option<Instant>| {
+            self.last_step.saturating_duration_since(first.unwrap_or(self.last_step)).as_secs_f64()
+        };
         Recorded {
+            denoise_seconds: since(self.first_departure),
+            plan_seconds: since(self.first_of_plan),
             events: self.events,
             turnaround: Turnaround::of(self.turnarounds),
-            denoise_seconds: self.last_step.duration_since(first).as_secs_f64(),
         }
     }
 

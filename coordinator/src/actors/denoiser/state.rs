@@ -1,22 +1,23 @@
 //! What the actor does at each message: preparation and finish are tasks that it owns, the loop between them is its
 //! own.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use asyncdiff_common::wire::WorkerFailure;
 use asyncdiff_model::noise_scheduler::NoiseScheduler;
-use asyncdiff_plan::{Choice, DenoiseEngine, Event, StepIndex};
-use ractor::ActorRef;
+use asyncdiff_plan::{Choice, DenoiseEngine, Epoch, Event, StepIndex};
+use ractor::{ActorId, ActorRef};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::actor::{
-    DecoderPrepared, DenoiserArguments, DenoiserMessage, FinishResult, PrepareResult, SuspicionExpired,
-};
+use super::actor::{DenoiserArguments, DenoiserMessage, FinishResult, PrepareResult};
+use super::decoder::DecoderState;
 use super::denoising::{Denoising, Progress};
-use super::finish::{Decoder, Finishing, prepare_decoder};
-use super::prepare::{Preparation, Prepared};
+use super::finish::{Decoding, Finishing};
+use super::prepare::{Candidates, JobConditions, Placing, Preparation, Prepared};
 use super::recorder::{Recorded, Recorder};
+use super::recovery::Recoveries;
 use crate::actors::Limits;
 use crate::actors::job_reporter::JobReporter;
 use crate::actors::session::WorkerHandle;
@@ -30,42 +31,57 @@ use asyncdiff_common::owned_task::OwnedTask;
 /// How often the engine is told the time: it counts in tens of seconds.
 const TICK: Duration = Duration::from_secs(1);
 
+/// The epoch of a job's first placement; 0 is that of what belongs to none.
+pub(super) const FIRST_EPOCH: Epoch = Epoch(1);
+
 /// What the actor knows of its job.
 pub(crate) struct DenoiserState {
-    setup: DenoiseSetup,
+    pub(super) setup: DenoiseSetup,
     request: JobRequest,
-    product: Product,
-    reporter: JobReporter,
-    workers: Vec<WorkerHandle>,
-    store: Arc<ModelStore>,
-    limits: Limits,
+    pub(super) product: Product,
+    pub(super) reporter: JobReporter,
+    /// Who is in the cluster; tasks see changes.
+    pub(super) workers: watch::Sender<Vec<WorkerHandle>>,
+    pub(super) store: Arc<ModelStore>,
+    pub(super) limits: Limits,
     started: Instant,
-    phase: Phase,
+    /// Of the newest placement.
+    pub(super) epoch: Epoch,
+    timesteps: Arc<[f64]>,
+    conditions: JobConditions,
+    /// The first plan in one line: what the picture's file says.
+    outline: Option<String>,
+    pub(super) phase: Phase,
+    pub(super) decoder: DecoderState,
+    /// Who could not load the decoder.
+    pub(super) not_decoders: HashSet<ActorId>,
+    pub(super) recoveries: Recoveries,
+    /// Sessions that are known to have ended.
+    pub(super) lost: HashSet<ActorId>,
+    /// Sessions that together cannot hold the model.
+    pub(super) not_enough: HashSet<ActorId>,
     /// Waits for a suspicion to be confirmed.
-    suspicion: Option<OwnedTask>,
+    pub(super) suspicion: Option<OwnedTask>,
     span: tracing::Span,
 }
 
-enum Phase {
+pub(super) enum Phase {
     /// Before [`DenoiserMessage::Begin`].
     New(Box<CheckedJob>),
-    /// Until all workers wait for latents.
+    /// Until the workers of a placement wait for latents.
     Preparing {
-        start: Box<(NoiseScheduler, Vec<f32>)>,
+        start: Start,
         _task: OwnedTask,
     },
-    /// Until all steps are taken.
+    /// Until all steps are taken, or a fault.
     Denoising {
         denoising: Box<Denoising>,
         choice: Box<Choice>,
-        ranks: Vec<WorkerHandle>,
-        decoder: DecoderState,
         _ticking: OwnedTask,
     },
     /// All steps are taken and the decoder is still loading.
     AwaitingDecoder {
         finishing: Box<Finishing>,
-        _loading: OwnedTask,
     },
     /// Until the product is made.
     Finishing {
@@ -74,26 +90,47 @@ enum Phase {
     Ended,
 }
 
-enum DecoderState {
-    Loading(OwnedTask),
-    NotAsked,
-    Ready(Decoder),
+/// What a placement starts from.
+pub(super) enum Start {
+    /// Noise.
+    Fresh(Box<(NoiseScheduler, Vec<f32>)>),
+    /// The step that an earlier placement has come to.
+    Interrupted(Box<Denoising>),
+}
+
+impl Start {
+    pub(super) fn step(&self) -> StepIndex {
+        match self {
+            Self::Fresh(_) => StepIndex(0),
+            Self::Interrupted(denoising) => StepIndex(denoising.steps_taken()),
+        }
+    }
 }
 
 impl DenoiserState {
     pub(super) fn new(arguments: DenoiserArguments) -> Self {
         let DenoiserArguments { checked, reporter, workers, store, limits } = arguments;
         let span = tracing::info_span!("denoiser", job = %reporter.job);
+        let started = Instant::now();
         Self {
             setup: checked.setup.clone(),
             request: checked.spec.request(),
             product: checked.spec.product,
             reporter,
-            workers,
+            workers: watch::Sender::new(workers),
             store,
             limits,
-            started: Instant::now(),
+            started,
+            epoch: Epoch::default(),
+            timesteps: Arc::new([]),
+            conditions: JobConditions::Ready(Arc::new([])),
+            outline: None,
             phase: Phase::New(checked),
+            decoder: DecoderState::NotAsked,
+            not_decoders: HashSet::new(),
+            recoveries: Recoveries::new(started),
+            lost: HashSet::new(),
+            not_enough: HashSet::new(),
             suspicion: None,
             span,
         }
@@ -107,41 +144,92 @@ impl DenoiserState {
         let Phase::New(checked) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
         let noise = checked.noise();
         let CheckedJob { spec, tokens, scheduler, .. } = *checked;
+        self.timesteps = scheduler.timesteps().into();
+        self.conditions = JobConditions::new(tokens, &spec.conditions);
+        self.prepare(myself, Start::Fresh(Box::new((scheduler, noise))), Duration::ZERO);
+    }
+
+    /// Prepares a placement in a new epoch. What comes of older ones is late from now on.
+    pub(super) fn prepare(&mut self, myself: &ActorRef<DenoiserMessage>, start: Start, pause: Duration) {
+        self.epoch = Epoch(self.epoch.0 + 1);
+        self.suspicion = None;
+        for worker in self.workers.borrow().iter().filter(|_| self.epoch != FIRST_EPOCH) {
+            worker.close_job(self.reporter.job);
+        }
+        let epoch = self.epoch;
         let preparation = Preparation {
             setup: self.setup.clone(),
-            settings: spec.settings,
-            tokens,
-            conditions: spec.conditions,
-            timesteps: scheduler.timesteps().to_vec(),
+            settings: self.request.settings.clone(),
+            conditions: self.conditions.clone(),
+            timesteps: Arc::clone(&self.timesteps),
             reporter: self.reporter.clone(),
-            workers: self.workers.clone(),
+            candidates: Candidates { not_enough: self.not_enough.clone(), ..self.candidates() },
+            placing: Placing { epoch, first: start.step(), pause },
             store: Arc::clone(&self.store),
             limits: self.limits.clone(),
             denoiser: myself.clone(),
         };
-        let report = reporting(myself, |result| DenoiserMessage::Prepared(PrepareResult(result.map(Box::new))));
+        let report = reporting(myself, move |result| {
+            DenoiserMessage::Prepared(PrepareResult { epoch, result: result.map(Box::new) })
+        });
         let task = OwnedTask::spawn_reporting(preparation.run(), report);
-        self.phase = Phase::Preparing { start: Box::new((scheduler, noise)), _task: task };
+        self.phase = Phase::Preparing { start, _task: task };
     }
 
-    pub(super) fn start_denoising(&mut self, myself: &ActorRef<DenoiserMessage>, prepared: Prepared) {
+    pub(super) fn handle_prepared(&mut self, myself: &ActorRef<DenoiserMessage>, prepared: PrepareResult) {
+        if prepared.epoch != self.epoch || !matches!(self.phase, Phase::Preparing { .. }) {
+            return;
+        }
+        match prepared.result {
+            Ok(prepared) => self.start_denoising(myself, *prepared),
+            Err(failed) => self.meet(myself, failed),
+        }
+    }
+
+    fn start_denoising(&mut self, myself: &ActorRef<DenoiserMessage>, prepared: Prepared) {
         let Phase::Preparing { start, .. } = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
-        let ((scheduler, noise), Prepared { choice, ranks }) = (*start, prepared);
+        let Prepared { mut choice, ranks, setup, conditions } = prepared;
+        (self.setup, self.conditions) = (setup, JobConditions::Ready(conditions));
+        self.not_enough.clear();
+        self.release_others(&ranks);
         self.reporter.phase("denoising");
         let evaluations = self.setup.evaluations.get();
-        let limit = self.limits.step_limit(choice.prediction.seconds / f64::from(evaluations));
+        let steps = choice.placed.plan.schedule.remaining_steps().max(1);
+        let limit = self.limits.step_limit(choice.prediction.seconds / f64::from(steps));
         let engine = DenoiseEngine::new(choice.placed.clone(), limit, Instant::now().into_std());
-        let denoise_loop = DenoiseLoop::new(engine, scheduler, self.setup.settings, &noise);
-        let recorder = Recorder::new(&self.request.settings, evaluations);
-        let denoising = Denoising::new(denoise_loop, ranks.clone(), self.reporter.job, recorder);
-        self.phase = Phase::Denoising {
-            denoising: Box::new(denoising),
-            choice: Box::new(choice),
-            ranks,
-            decoder: DecoderState::NotAsked,
-            _ticking: OwnedTask::spawn(tick(myself.clone())),
+        let denoising = match start {
+            Start::Fresh(start) => {
+                let (scheduler, noise) = *start;
+                let denoise_loop = DenoiseLoop::new(engine, scheduler, self.setup.settings, &noise);
+                let recorder = Recorder::new(&self.request.settings, evaluations);
+                Box::new(Denoising::new(denoise_loop, (self.reporter.job, self.epoch), ranks, recorder))
+            }
+            Start::Interrupted(mut denoising) => {
+                // What had passed and what is left: the prediction of a job that was planned anew.
+                choice.prediction.seconds += denoising.seconds();
+                if let Err(failed) = denoising.replan(engine, self.epoch, ranks) {
+                    self.phase =
+                        Phase::Denoising { denoising, choice: Box::new(choice), _ticking: OwnedTask::spawn(async {}) };
+                    return self.end(myself, Err(failed));
+                }
+                denoising
+            }
         };
+        self.outline.get_or_insert_with(|| choice.outline.clone());
+        let ticking = OwnedTask::spawn(tick(myself.clone()));
+        self.phase = Phase::Denoising { denoising, choice: Box::new(choice), _ticking: ticking };
         self.denoise(myself, |denoising| denoising.handle_event(Event::Ready));
+    }
+
+    /// Whoever had a part in an older placement and has none now is to forget it; but not the decoder.
+    fn release_others(&self, ranks: &[WorkerHandle]) {
+        let keep = |worker: &WorkerHandle| {
+            let session = worker.session_id();
+            ranks.iter().any(|rank| rank.session_id() == session) || self.decoder.worker() == Some(session)
+        };
+        for worker in self.workers.borrow().iter().filter(|worker| self.epoch != FIRST_EPOCH && !keep(worker)) {
+            worker.release(self.reporter.job, self.limits.release_within);
+        }
     }
 
     /// Lets the loop take an event and sees to what comes of it.
@@ -156,60 +244,41 @@ impl DenoiserState {
         let taken = denoising.steps_taken();
         if taken != before {
             self.reporter.steps(taken);
+            self.reporter.recovered(self.recoveries.stepped(Instant::now()));
             self.ask_for_decoder(myself, taken);
         }
         match progress {
-            Progress::Failed(failed) => self.end(myself, Err(failed)),
+            Progress::Failed(failed) => self.meet(myself, failed),
             Progress::Finished => self.finish(myself),
             Progress::Going => {}
         }
     }
 
-    /// Half of the steps are enough to load the decoder meanwhile, and late enough not to hold its weights for long.
-    fn ask_for_decoder(&mut self, myself: &ActorRef<DenoiserMessage>, taken: u32) {
-        let evaluations = self.setup.evaluations.get();
-        if self.product == Product::Latents || taken < evaluations / 2 {
-            return;
-        }
-        let Phase::Denoising { ranks, decoder: decoder @ DecoderState::NotAsked, .. } = &mut self.phase else { return };
-        // A worker without a part if there is one, else the first rank: at the end it has nothing to do, the last one
-        // makes the last prediction.
-        let idle = self.workers.iter().find(|worker| !ranks.iter().any(|rank| rank.name() == worker.name()));
-        let Some(worker) = idle.or(ranks.first()).cloned() else { return };
-        let job_and_step = (self.reporter.job, StepIndex(evaluations));
-        let store = Arc::clone(&self.store);
-        let preparing = prepare_decoder(worker, store, job_and_step, self.setup.clone(), self.limits.clone());
-        let report = reporting(myself, |result| DenoiserMessage::DecoderPrepared(DecoderPrepared(result)));
-        *decoder = DecoderState::Loading(OwnedTask::spawn_reporting(preparing, report));
-    }
-
-    pub(super) fn handle_decoder(&mut self, myself: &ActorRef<DenoiserMessage>, result: Result<Decoder, JobFailed>) {
-        let decoder = match result {
-            Ok(decoder) => decoder,
-            Err(failed) => return self.end(myself, Err(failed)),
-        };
-        match std::mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Denoising { denoising, choice, ranks, _ticking, .. } => {
-                let decoder = DecoderState::Ready(decoder);
-                self.phase = Phase::Denoising { denoising, choice, ranks, decoder, _ticking };
-            }
-            Phase::AwaitingDecoder { mut finishing, .. } => {
-                finishing.decoder = Some(decoder);
-                self.run_finishing(myself, *finishing);
-            }
-            phase => self.phase = phase,
+    /// Who may be given a part, or the decoder.
+    pub(super) fn candidates(&self) -> Candidates {
+        Candidates {
+            workers: self.workers.subscribe(),
+            excluded: self.recoveries.excluded().clone(),
+            not_enough: HashSet::new(),
+            until: Instant::now() + self.limits.wait_for_workers,
         }
     }
 
     fn finish(&mut self, myself: &ActorRef<DenoiserMessage>) {
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
-        let Phase::Denoising { denoising, choice, ranks, decoder, .. } = phase else { return };
+        let Phase::Denoising { denoising, choice, .. } = phase else { return };
+        let ranks = denoising.ranks().to_vec();
         let (denoised, recorded): (Denoised, Recorded) = denoising.into_results();
-        let mut finishing = Finishing {
+        let order = self.decoder_order();
+        let is_picture = self.product == Product::Picture;
+        let decoding = is_picture.then(|| Decoding { ready: None, order, candidates: self.candidates() });
+        let finishing = Finishing {
+            outline: self.outline.clone().unwrap_or_else(|| choice.outline.clone()),
             choice: *choice,
             setup: self.setup.clone(),
             request: self.request.clone(),
-            decoder: None,
+            decoding,
+            recoveries: self.recoveries.closed().to_vec(),
             denoised,
             recorded,
             ranks,
@@ -217,71 +286,34 @@ impl DenoiserState {
             limits: self.limits.clone(),
             started: self.started,
         };
-        match decoder {
-            DecoderState::Loading(loading) => {
-                self.reporter.phase("loading the decoder");
-                self.phase = Phase::AwaitingDecoder { finishing: Box::new(finishing), _loading: loading };
-            }
-            DecoderState::NotAsked => self.run_finishing(myself, finishing),
-            DecoderState::Ready(decoder) => {
-                finishing.decoder = Some(decoder);
-                self.run_finishing(myself, finishing);
-            }
+        if matches!(self.decoder, DecoderState::Loading { .. }) {
+            self.reporter.phase("loading the decoder");
+            self.phase = Phase::AwaitingDecoder { finishing: Box::new(finishing) };
+        } else {
+            self.run_finishing(myself, finishing);
         }
     }
 
-    fn run_finishing(&mut self, myself: &ActorRef<DenoiserMessage>, finishing: Finishing) {
+    pub(super) fn run_finishing(&mut self, myself: &ActorRef<DenoiserMessage>, mut finishing: Finishing) {
+        let decoder = std::mem::replace(&mut self.decoder, DecoderState::NotAsked);
+        if let (DecoderState::Ready(decoder), Some(decoding)) = (decoder, &mut finishing.decoding) {
+            decoding.ready = Some(decoder);
+        }
         let report = reporting(myself, |result| DenoiserMessage::Finished(FinishResult(result)));
         self.phase = Phase::Finishing { _task: OwnedTask::spawn_reporting(finishing.run(), report) };
     }
 
     pub(super) fn cancel(&mut self, myself: &ActorRef<DenoiserMessage>) {
-        match &self.phase {
-            Phase::Denoising { .. } => self.denoise(myself, |denoising| denoising.handle_event(Event::Cancelled)),
-            Phase::New(_) | Phase::Preparing { .. } => self.end(myself, Err(JobFailed::Cancelled { steps: 0 })),
-            Phase::AwaitingDecoder { .. } | Phase::Finishing { .. } => {
-                let steps = self.setup.evaluations.get();
-                self.end(myself, Err(JobFailed::Cancelled { steps }));
-            }
-            Phase::Ended => {}
-        }
-    }
-
-    /// A worker that cannot reach another one is often the first to notice that the other is lost; so the heartbeat is
-    /// given the time to say so, and the user is told of the cause and not of its consequence.
-    pub(super) fn handle_worker_failed(
-        &mut self,
-        myself: &ActorRef<DenoiserMessage>,
-        worker: String,
-        failure: WorkerFailure,
-    ) {
-        let unreachable = matches!(failure, WorkerFailure::PeerFailed { .. });
-        let failed = JobFailed::WorkerFailed { worker, failure };
-        if !unreachable {
-            return self.end(myself, Err(failed));
-        }
-        let computing = matches!(self.phase, Phase::Preparing { .. } | Phase::Denoising { .. });
-        if computing && self.suspicion.is_none() {
-            let (denoiser, wait) = (myself.clone(), self.limits.lost_after + 2 * self.limits.heartbeat_interval);
-            self.suspicion = Some(OwnedTask::spawn(async move {
-                tokio::time::sleep(wait).await;
-                // A denoiser that has ended knows the cause.
-                let _ = denoiser.send_message(DenoiserMessage::SuspicionExpired(SuspicionExpired(failed)));
-            }));
-        }
-    }
-
-    pub(super) fn handle_worker_lost(&mut self, myself: &ActorRef<DenoiserMessage>, worker: String, reason: String) {
-        match &self.phase {
+        let steps = match &self.phase {
             Phase::Denoising { .. } => {
-                self.denoise(myself, |denoising| denoising.handle_worker_lost(&worker, reason));
+                return self.denoise(myself, |denoising| denoising.handle_event(Event::Cancelled));
             }
-            Phase::New(_) | Phase::Preparing { .. } => {
-                self.end(myself, Err(JobFailed::WorkerLost { worker, reason }));
-            }
-            // All steps are taken. If it was to decode, its promise of pixels fails; else it is not needed any more.
-            Phase::AwaitingDecoder { .. } | Phase::Finishing { .. } | Phase::Ended => {}
-        }
+            Phase::Preparing { start, .. } => start.step().0,
+            Phase::New(_) => 0,
+            Phase::AwaitingDecoder { .. } | Phase::Finishing { .. } => self.setup.evaluations.get(),
+            Phase::Ended => return,
+        };
+        self.end(myself, Err(JobFailed::Cancelled { steps }));
     }
 
     /// Ends the job: nothing of it is let in any more, workers forget it, the queue learns how it went.
@@ -290,7 +322,7 @@ impl DenoiserState {
             return;
         }
         let job = self.reporter.job;
-        for worker in &self.workers {
+        for worker in self.workers.borrow().iter() {
             worker.close_job(job);
             if result.is_err() {
                 worker.release(job, self.limits.release_within);
@@ -302,7 +334,7 @@ impl DenoiserState {
 }
 
 /// Hands a task's result to the actor; a panic of the task is a bug that ends the job.
-fn reporting<T: Send + 'static>(
+pub(super) fn reporting<T: Send + 'static>(
     myself: &ActorRef<DenoiserMessage>,
     message: impl FnOnce(Result<T, JobFailed>) -> DenoiserMessage + Send + 'static,
 ) -> impl FnOnce(Result<Result<T, JobFailed>, String>) + Send + 'static {

@@ -18,23 +18,24 @@ pub(super) fn summarize(
     total_seconds: f64,
 ) -> JobSummary {
     let schedule = &choice.placed.plan.schedule;
-    let steps = schedule.steps.get();
+    // Ranks report on the newest plan, so that what is per step is per step of that.
+    let planned_steps = f64::from(schedule.remaining_steps().max(1));
     let sent: u64 = reports.iter().map(|report| report.hidden_state_bytes_sent).sum();
     JobSummary {
         plan: choice.reason.clone(),
         workers,
         components: choice.placed.plan.partition.components() as u16,
         stride: schedule.stride.get(),
-        warm_up: schedule.warm_up_steps(),
-        steps,
+        warm_up: schedule.warm_up_steps().saturating_sub(schedule.first.0),
+        steps: schedule.steps.get(),
         denoise_seconds: recorded.denoise_seconds,
         total_seconds,
         predicted_seconds: choice.prediction.seconds,
         alone_seconds: alone_seconds(choice, reports, recorded),
-        bytes_per_step: sent as f64 / f64::from(steps),
+        bytes_per_step: sent as f64 / planned_steps,
         predicted_bytes_per_step: choice.prediction.bytes_per_step,
         encoding: encoding(&choice.prediction.edges),
-        busy: reports.iter().map(|report| report.busy_seconds / recorded.denoise_seconds).collect(),
+        busy: reports.iter().map(|report| report.busy_seconds / recorded.plan_seconds).collect(),
         resident_bytes: reports.iter().map(|report| report.resident_bytes).collect(),
         peak_memory_bytes: reports.iter().map(|report| report.peak_memory_bytes).collect(),
         coordinator_peak_memory_bytes: system::peak_memory_bytes(),

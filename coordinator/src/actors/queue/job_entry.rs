@@ -33,6 +33,7 @@ impl JobEntry {
             phase: String::new(),
             progress: (0, checked.setup.evaluations.get()),
             warnings: checked.warnings.clone(),
+            recoveries: Vec::new(),
             error: None,
             summary: None,
         };

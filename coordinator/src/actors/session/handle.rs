@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use asyncdiff_common::wire::{ComputeType, DenoiserSpec, Endpoint, Hello, LayerCost, WorkerReply, WorkerRequest};
-use asyncdiff_plan::{JobId, PlacedPlan, Rank};
+use asyncdiff_plan::{Epoch, JobId, PlacedPlan, Rank};
 use asyncdiff_transport::link::LinkSender;
 use bytes::Bytes;
 use ractor::{ActorId, ActorRef};
@@ -16,7 +16,7 @@ use super::known_links::{KnownLink, KnownLinks};
 use super::requests::{Answer, NewRequest, RequestFailed};
 use super::tensors::{Route, Routes};
 use super::{SessionAdmission, SessionMessage, TensorPromise, TensorSpec, WorkerRecord, WorkerState};
-use crate::actors::denoiser::{DenoiserMessage, EPOCH};
+use crate::actors::denoiser::DenoiserMessage;
 use crate::denoise::LoopSettings;
 use crate::failure::JobFailed;
 
@@ -51,6 +51,7 @@ pub(crate) struct Introduction {
 /// What a session needs to let a job's noise predictions in.
 pub(crate) struct JobDoor<'a> {
     pub(crate) job: JobId,
+    pub(crate) epoch: Epoch,
     pub(crate) rank: Rank,
     pub(crate) placed: &'a PlacedPlan,
     pub(crate) settings: LoopSettings,
@@ -178,10 +179,10 @@ impl WorkerHandle {
         drop(self.ask(WorkerRequest::ReleaseJob { job }, within, None));
     }
 
-    /// Lets a job's noise predictions in and sends them to its denoiser.
+    /// Lets a job's noise predictions of an epoch in and sends them to its denoiser; those of older epochs are late from now on.
     pub(crate) fn open_job(&self, door: JobDoor<'_>) {
-        let JobDoor { job, rank, placed, settings, denoiser } = door;
-        self.0.admission.open_job(job, ExpectedOfJob::new(placed, rank, EPOCH, settings));
+        let JobDoor { job, epoch, rank, placed, settings, denoiser } = door;
+        self.0.admission.open_job(job, ExpectedOfJob::new(placed, rank, epoch, settings));
         self.change_routes(|routes| {
             routes.insert(job, Route { rank, denoiser });
         });
@@ -195,10 +196,11 @@ impl WorkerHandle {
         });
     }
 
-    /// Tells the jobs that this worker serves that it is lost.
-    pub(crate) fn announce_loss(&self, reason: &str) {
+    /// Tells the jobs that this worker serves that it is lost, and which newer session of its name takes its place, if one does.
+    pub(crate) fn announce_loss(&self, reason: &str, successor: Option<&Self>) {
         for route in self.0.routes.borrow().values() {
-            let message = DenoiserMessage::WorkerLost { worker: self.name().to_owned(), reason: reason.to_owned() };
+            let (reason, successor) = (reason.to_owned(), successor.cloned());
+            let message = DenoiserMessage::WorkerLost { worker: self.clone(), successor, reason };
             // A denoiser that has ended needs no worker.
             let _ = route.denoiser.send_message(message);
         }

@@ -134,14 +134,12 @@ impl SessionState {
             (ToCoordinator::WantWeights { job, digests }, Stage::Introduced(_)) => {
                 self.handle_want_weights(myself, job, digests);
             }
-            (ToCoordinator::JobFailed { job, failure, .. }, Stage::Introduced(handle)) => {
-                tracing::info!(%job, %failure, "job failed at the worker");
-                let denoiser = handle.denoiser(job);
-                self.fail_requests(job, &RequestFailed::Failed(failure.clone()));
-                let worker = self.name();
-                if let Some(denoiser) = denoiser {
+            (ToCoordinator::JobFailed { job, epoch, failure }, Stage::Introduced(handle)) => {
+                tracing::info!(%job, %epoch, %failure, "job failed at the worker");
+                if let Some(denoiser) = handle.denoiser(job) {
+                    let failed = DenoiserMessage::WorkerFailed { worker: handle.clone(), epoch, failure };
                     // A denoiser that has ended knows already that its job has failed.
-                    let _ = denoiser.send_message(DenoiserMessage::WorkerFailed { worker, failure });
+                    let _ = denoiser.send_message(failed);
                 }
             }
             (ToCoordinator::Leaving { reason }, _) => self.end(myself, &format!("it left: {reason}"), Farewell::Done),
@@ -267,7 +265,7 @@ impl SessionState {
         self.link.close(farewell);
         self.outstanding.fail_all(&RequestFailed::Lost(reason.to_owned()));
         if let Stage::Introduced(handle) = stage {
-            handle.announce_loss(reason);
+            handle.announce_loss(reason, None);
         }
         myself.stop(Some(reason.to_owned()));
     }

@@ -40,7 +40,8 @@ pub(super) async fn receive_tensors(
             TensorName::NoisePrediction(step, lane) => {
                 // Without a route the job has just ended.
                 let Some(route) = current.get(&frame.header.job) else { continue };
-                let prediction = ArrivedPrediction { step, lane, from: route.rank, payload: frame.payload, arrived };
+                let (epoch, payload) = (frame.header.epoch, frame.payload);
+                let prediction = ArrivedPrediction { epoch, step, lane, from: route.rank, payload, arrived };
                 // A denoiser that has ended wants no more predictions.
                 let _ = route.denoiser.send_message(DenoiserMessage::Prediction(prediction));
             }

@@ -168,10 +168,11 @@ impl NodeState {
         }
     }
 
-    /// Forgets a job and stops what works for it; what is loaded stays.
+    /// Forgets a job's runs and stops what works for them; what is loaded stays, and so does a decoder that waits for the job's latents: another
+    /// epoch may make them.
     pub(super) fn drop_job(&mut self, id: JobId) -> Option<NodeJob> {
         let job = self.jobs.remove(&id)?;
-        self.intake.end_job(id);
+        self.intake.stop_job(id);
         for actor in job.actors.values() {
             self.components.remove(&actor.get_id());
             actor.stop(None);

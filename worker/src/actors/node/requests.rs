@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use asyncdiff_common::wire::{Endpoint, ToCoordinator, WorkerFailure, WorkerRequest};
-use asyncdiff_plan::{Epoch, JobId};
+use asyncdiff_common::wire::{Endpoint, WorkerFailure, WorkerRequest};
+use asyncdiff_plan::JobId;
 use asyncdiff_transport::WorkerName;
 
 use super::{NodeMessage, NodeState};
 use crate::requests::{
-    DECODE_DEADLINE, DecodeFailed, DecodeLatents, ENCODE_DEADLINE, EncodeText, MEASURE_DEADLINE, MEASURE_LINK_DEADLINE,
+    DECODE_DEADLINE, DecodeLatents, ENCODE_DEADLINE, EncodeText, MEASURE_DEADLINE, MEASURE_LINK_DEADLINE,
     MeasureLayers, MeasureLink, RequestResult, Tools, decode_latents, encode_text, measure_layers, measure_link,
     with_deadline,
 };
@@ -115,23 +115,20 @@ impl NodeState {
         self.requests.insert(request, RunningRequest { job, _task: task });
     }
 
-    /// Decoding is answered in its middle; what fails after that fails the job.
+    /// Decoding is answered in its middle; what fails after that is answered once more.
     fn decode(&mut self, order: DecodeLatents) {
         let (request, job) = (order.request, order.job);
         let Some((tools, ended)) = self.tools(request) else { return };
         let session = tools.session.clone();
         let work = async move {
-            let overdue = |_| Err(DecodeFailed::overdue());
+            let what = "waiting for final latents and decoding them".to_owned();
+            let overdue = |_| Err(WorkerFailure::TimedOut { what, seconds: DECODE_DEADLINE.as_secs() });
             tokio::time::timeout(DECODE_DEADLINE, decode_latents(tools, order)).await.unwrap_or_else(overdue)
         };
         let task = OwnedTask::spawn_reporting(work, move |result| {
-            match result.unwrap_or_else(|message| Err(DecodeFailed::panicked(message))) {
-                Ok(()) => {}
-                Err(DecodeFailed::BeforeReady(failure)) => session.reply(request, Err(failure)),
-                Err(DecodeFailed::AfterReady(failure)) => {
-                    tracing::warn!(%job, %failure, "decoding failed");
-                    session.send(ToCoordinator::JobFailed { job, epoch: Epoch::default(), failure });
-                }
+            if let Err(failure) = result.unwrap_or_else(|message| Err(WorkerFailure::Panicked { message })) {
+                tracing::warn!(%job, %failure, "decoding failed");
+                session.reply(request, Err(failure));
             }
             ended();
         });

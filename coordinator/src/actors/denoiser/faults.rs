@@ -1,0 +1,165 @@
+//! What the actor does about faults: it stops the old placement and prepares another one of the steps that are left, or ends the job.
+
+use std::time::Duration;
+
+use asyncdiff_common::owned_task::OwnedTask;
+use asyncdiff_common::wire::WorkerFailure;
+use asyncdiff_plan::Epoch;
+use ractor::ActorRef;
+use tokio::time::Instant;
+
+use super::actor::{DenoiserMessage, SuspicionExpired};
+use super::recovery::{Cure, Stage};
+use super::state::{DenoiserState, FIRST_EPOCH, Phase, Start};
+use crate::actors::session::{KnownLink, WorkerHandle};
+use crate::failure::JobFailed;
+
+impl DenoiserState {
+    /// Goes on after a fault, from the step that the job has come to, or ends it.
+    pub(super) fn meet(&mut self, myself: &ActorRef<DenoiserMessage>, fault: JobFailed) {
+        let is_preparing = matches!(self.phase, Phase::Preparing { .. });
+        if !is_preparing && !matches!(self.phase, Phase::Denoising { .. }) {
+            return self.end(myself, Err(fault));
+        }
+        let culprit = fault.worker().and_then(|name| self.worker_of_placement(name));
+        let session = culprit.as_ref().map(WorkerHandle::session_id);
+        if let Some(worker) = &culprit {
+            self.avoid_link(worker, &fault);
+        }
+        let cure = self.recoveries.judge(&fault, session, self.stage());
+        match (cure, &culprit) {
+            (Cure::None, _) => return self.end(myself, Err(fault)),
+            (Cure::Again, Some(worker)) => {
+                self.lost.insert(worker.session_id());
+                self.drop_decoder_of(worker.session_id());
+            }
+            (Cure::More, _) => self.not_enough = self.workers.borrow().iter().map(WorkerHandle::session_id).collect(),
+            (Cure::Without, _) => {
+                self.drop_excluded_decoder();
+                // Who joins later might do better, but nothing says that anybody will.
+                if !self.candidates().are_there() {
+                    return self.end(myself, Err(fault));
+                }
+            }
+            (Cure::Again, None) | (Cure::AnotherPath, _) => {}
+        }
+        let start = match std::mem::replace(&mut self.phase, Phase::Ended) {
+            Phase::Denoising { denoising, .. } => Start::Interrupted(denoising),
+            Phase::Preparing { start, .. } => start,
+            other => return self.phase = other,
+        };
+        let step = start.step();
+        tracing::warn!(%fault, step = step.0, ?cure, "going on after a fault");
+        self.recoveries.begin(&fault, step.0, Instant::now());
+        let told = format!("{}; going on from step {}", fault.to_error().message, step.0);
+        self.reporter.warnings(vec![told]);
+        // While it runs, a suspicion has waited already.
+        let pause = if cure == Cure::AnotherPath && is_preparing { self.suspicion_lasts() } else { Duration::ZERO };
+        self.prepare(myself, start, pause);
+    }
+
+    /// A worker that cannot reach another one is often the first to notice that the other is lost; so the heartbeat is
+    /// given the time to say so, and the job goes on without the one that is lost and with the one that noticed.
+    pub(super) fn handle_worker_failed(
+        &mut self,
+        myself: &ActorRef<DenoiserMessage>,
+        worker: WorkerHandle,
+        epoch: Epoch,
+        failure: WorkerFailure,
+    ) {
+        if epoch != self.epoch {
+            tracing::debug!(worker = worker.name(), %epoch, %failure, "a failure of an older placement");
+            return;
+        }
+        if !matches!(failure, WorkerFailure::PeerFailed { .. }) {
+            let worker = worker.name().to_owned();
+            return self.meet(myself, JobFailed::WorkerFailed { worker, failure });
+        }
+        if self.suspicion.is_none() {
+            let (denoiser, wait) = (myself.clone(), self.suspicion_lasts());
+            self.suspicion = Some(OwnedTask::spawn(async move {
+                tokio::time::sleep(wait).await;
+                let suspicion = SuspicionExpired { epoch, worker, failure };
+                // A denoiser that has ended knows the cause.
+                let _ = denoiser.send_message(DenoiserMessage::SuspicionExpired(suspicion));
+            }));
+        }
+    }
+
+    /// Nobody was lost: it is the link between the two that does not carry.
+    pub(super) fn handle_suspicion(&mut self, myself: &ActorRef<DenoiserMessage>, suspicion: SuspicionExpired) {
+        let SuspicionExpired { epoch, worker, failure } = suspicion;
+        if epoch == self.epoch {
+            self.meet(myself, JobFailed::WorkerFailed { worker: worker.name().to_owned(), failure });
+        }
+    }
+
+    pub(super) fn handle_worker_lost(
+        &mut self,
+        myself: &ActorRef<DenoiserMessage>,
+        worker: &WorkerHandle,
+        reason: String,
+    ) {
+        // It may be told twice, by the session and by Membership.
+        if !self.lost.insert(worker.session_id()) {
+            return;
+        }
+        self.drop_decoder_of(worker.session_id());
+        match &self.phase {
+            Phase::Denoising { .. } => {
+                self.denoise(myself, |denoising| denoising.handle_worker_lost(worker.session_id(), reason));
+            }
+            // Its door is open, so the placement that is being prepared counts on it.
+            Phase::Preparing { .. } => {
+                self.meet(myself, JobFailed::WorkerLost { worker: worker.name().to_owned(), reason });
+            }
+            // All steps are taken. If it was to decode, its promise of pixels fails; else it is not needed any more.
+            Phase::AwaitingDecoder { .. } | Phase::Ended | Phase::Finishing { .. } | Phase::New(_) => {}
+        }
+    }
+
+    /// The news that a worker was replaced may be here before the news of who is in the cluster.
+    pub(super) fn handle_successor(&mut self, successor: Option<WorkerHandle>) {
+        let Some(successor) = successor else { return };
+        self.workers.send_modify(|workers| {
+            workers.retain(|worker| worker.name() != successor.name());
+            workers.push(successor);
+            workers.sort_by(|one, other| one.name().cmp(other.name()));
+        });
+    }
+
+    /// Who is in the cluster now.
+    pub(super) fn handle_workers(&mut self, workers: Vec<WorkerHandle>) {
+        self.workers.send_replace(workers);
+    }
+
+    fn stage(&self) -> Stage {
+        if self.epoch == FIRST_EPOCH { Stage::Starting } else { Stage::Started }
+    }
+
+    /// Somewhat longer than it takes to notice that a worker is lost.
+    fn suspicion_lasts(&self) -> Duration {
+        self.limits.lost_after + 2 * self.limits.heartbeat_interval
+    }
+
+    /// The worker of a name: of the ranks if there are any, for a newer one may have joined under the name meanwhile.
+    fn worker_of_placement(&self, name: &str) -> Option<WorkerHandle> {
+        let is_it = |worker: &&WorkerHandle| worker.name() == name;
+        let rank = match &self.phase {
+            Phase::Denoising { denoising, .. } => denoising.ranks().iter().find(is_it).cloned(),
+            _ => None,
+        };
+        rank.or_else(|| self.workers.borrow().iter().find(is_it).cloned())
+    }
+
+    /// Plans avoid what is known not to carry, for a while.
+    fn avoid_link(&mut self, worker: &WorkerHandle, fault: &JobFailed) {
+        let JobFailed::WorkerFailed { failure: WorkerFailure::PeerFailed { peer, reason }, .. } = fault else { return };
+        let workers = self.workers.borrow();
+        if let Some(peer) = workers.iter().find(|other| other.name() == peer && other.is_connected()) {
+            worker.keep_link_to(peer, KnownLink::unusable(reason.clone()));
+            peer.keep_link_to(worker, KnownLink::unusable(reason.clone()));
+            self.recoveries.note_broken_link([worker.session_id(), peer.session_id()]);
+        }
+    }
+}
