@@ -12,12 +12,13 @@ use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::actors::{
-    Coordinator, CoordinatorArguments, CoordinatorMessage, JobView, Limits, MembershipMessage, Parts, Planned,
-    QueueFull, QueueMessage, WorkerRecord, make_plan, measure_all,
+    Coordinator, CoordinatorArguments, CoordinatorMessage, JobView, Keeping, Limits, MembershipMessage, Parts, Planned,
+    QueueMessage, RestoredJob, SubmitRefused, WorkerRecord, make_plan, measure_all,
 };
 use crate::failure::{JobFailed, split_hint};
 use crate::job::{Fault, JobError, JobEvent, JobRecord, JobSettings};
 use crate::job_spec::{JobOutcome, JobSpec};
+use crate::job_store::{JobFiles, JobStore, JobStoreError, JobWriter};
 use crate::model_store::{CheckedJob, ModelStore};
 
 /// How long an actor may take to answer what it knows: it answers in microseconds, unless the machine stands still.
@@ -29,6 +30,8 @@ pub struct ClusterConfig {
     pub network: Arc<dyn Network>,
     /// What pictures are made with.
     pub store: Arc<ModelStore>,
+    /// Where jobs are kept, so that they survive this process; absent: in memory.
+    pub jobs: Option<JobStore>,
     /// Deadlines and bounds.
     pub limits: Limits,
 }
@@ -40,6 +43,8 @@ pub struct Cluster {
     store: Arc<ModelStore>,
     limits: Limits,
     workers: watch::Receiver<usize>,
+    /// Of one that keeps its jobs on disk: ends when they are.
+    kept: Option<oneshot::Receiver<()>>,
 }
 
 /// A submitted job, followed from its beginning.
@@ -75,9 +80,12 @@ pub struct PlannedJob {
 /// Why the cluster did not do what it was asked.
 #[derive(Debug, Error)]
 pub enum ClusterError {
-    /// The queue has no place.
+    /// The queue does not take the job.
     #[error(transparent)]
-    Full(#[from] QueueFull),
+    Refused(#[from] SubmitRefused),
+    /// Jobs cannot be kept on disk or read from there.
+    #[error(transparent)]
+    Keeping(#[from] Arc<JobStoreError>),
     /// What was asked for cannot be made.
     #[error(transparent)]
     Job(#[from] JobFailed),
@@ -110,16 +118,21 @@ pub enum ClusterError {
 impl Cluster {
     /// Starts the coordinator's actors. Workers can join from then on.
     pub async fn start(config: ClusterConfig) -> Result<Self, ClusterError> {
-        let ClusterConfig { network, store, limits } = config;
+        let ClusterConfig { network, store, jobs, limits } = config;
         let (count, workers) = watch::channel(0);
-        let arguments = CoordinatorArguments { network, store: Arc::clone(&store), limits: limits.clone(), count };
+        let (keeping, kept) = match jobs {
+            Some(jobs) => restore(jobs, Arc::clone(&store)).await?,
+            None => (Keeping::in_memory(), None),
+        };
+        let arguments =
+            CoordinatorArguments { network, store: Arc::clone(&store), limits: limits.clone(), keeping, count };
         let spawned = Coordinator::spawn(None, Coordinator, arguments).await;
         let (root, _task) = spawned.map_err(|error| {
             tracing::error!(%error, "the coordinator's actors did not start");
             ClusterError::Stopped
         })?;
         let parts = ask(&root, CoordinatorMessage::Parts).await?;
-        Ok(Self { root, parts, store, limits, workers })
+        Ok(Self { root, parts, store, limits, workers, kept })
     }
 
     /// What pictures are made with.
@@ -155,7 +168,14 @@ impl Cluster {
         Ok(JobHandle { id: record.id, record, events })
     }
 
-    /// What a finished job left; none before it is done and if it failed.
+    /// The picture and the trace that a finished job left; none before it is done and if it failed.
+    pub async fn files(&self, job: JobId) -> Result<Option<JobFiles>, ClusterError> {
+        let files = ask(&self.parts.queue, |reply| QueueMessage::Files(job, reply)).await?;
+        Ok(files?)
+    }
+
+    /// All that a finished job left; none before it is done, if it failed, and if jobs are kept on disk: there are its
+    /// [`files`](Self::files) alone.
     pub async fn outcome(&self, job: JobId) -> Result<Option<Arc<JobOutcome>>, ClusterError> {
         ask(&self.parts.queue, |reply| QueueMessage::Outcome(job, reply)).await
     }
@@ -211,10 +231,22 @@ impl Cluster {
         Ok(PlannedJob { choice, program, workers, costs, links, rows, compute })
     }
 
-    /// Ends in order: jobs are cancelled, workers hear a farewell, actors stop. Takes no longer than `within`, about.
-    pub async fn shutdown(self, within: Duration) {
+    /// Starts no more jobs. Those that wait go on waiting.
+    pub fn hold(&self) {
+        if self.parts.queue.send_message(QueueMessage::Hold).is_err() {
+            tracing::debug!("the queue ended before it was told to hold");
+        }
+    }
+
+    /// Ends in order: jobs are cancelled or, if they are kept on disk, left for the next start; workers hear a farewell,
+    /// actors stop. Takes no longer than `within`, about.
+    pub async fn shutdown(mut self, within: Duration) {
         let deadline = Instant::now() + within;
-        self.end_jobs(deadline).await;
+        if self.kept.is_none() {
+            self.end_jobs(deadline).await;
+        } else if let Err(error) = ask(&self.parts.queue, QueueMessage::Rest).await {
+            tracing::warn!(%error, "the queue does not rest");
+        }
         let goodbye = MembershipMessage::SayGoodbye { reason: "the coordinator stops".to_owned() };
         if self.parts.membership.send_message(goodbye).is_ok() {
             let mut workers = self.workers.clone();
@@ -224,6 +256,12 @@ impl Cluster {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
         if self.root.stop_and_wait(None, Some(left)).await.is_err() {
             tracing::warn!("the coordinator's actors did not stop in time");
+        }
+        let Some(kept) = self.kept.take() else { return };
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+        // The receiver ends with an error: nothing is ever sent.
+        if tokio::time::timeout(left, kept).await.is_err() {
+            tracing::warn!("the database of jobs was not closed in time; it is repaired at the next start");
         }
     }
 
@@ -271,13 +309,29 @@ impl ClusterError {
     pub fn to_error(&self) -> JobError {
         let fault = match self {
             Self::Job(failed) => return failed.to_error(),
-            Self::Full(_) | Self::UnknownJob { .. } => Fault::Operator,
+            Self::Refused(SubmitRefused::NotKept { .. }) | Self::Keeping(_) => Fault::Hardware,
+            Self::Refused(SubmitRefused::Full { .. }) | Self::UnknownJob { .. } => Fault::Operator,
             Self::NoWorkers | Self::TooFewWorkers { .. } => Fault::Peer,
             Self::Stopped => Fault::Bug,
         };
         let (message, hint) = split_hint(&self.to_string());
         JobError { message, hint: hint.unwrap_or_default(), fault }
     }
+}
+
+/// Reads and checks what an earlier life left, and starts to keep what comes.
+async fn restore(
+    jobs: JobStore,
+    store: Arc<ModelStore>,
+) -> Result<(Keeping, Option<oneshot::Receiver<()>>), ClusterError> {
+    let restoring = tokio::task::spawn_blocking(move || {
+        let restored = jobs.load()?.into_iter().map(|kept| RestoredJob::new(kept, &store)).collect();
+        let next_job = jobs.next_job();
+        let (writer, closed) = JobWriter::start(jobs)?;
+        Ok((Keeping { writer: Some(writer), restored, next_job }, Some(closed)))
+    });
+    let restored = restoring.await.map_err(|error| JobFailed::Bug { what: error.to_string() })?;
+    restored.map_err(|error: JobStoreError| Arc::new(error).into())
 }
 
 /// Asks an actor and waits for its answer, within a deadline.

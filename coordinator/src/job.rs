@@ -96,6 +96,9 @@ pub struct JobRecord {
     pub id: JobId,
     /// What was asked for.
     pub request: JobRequest,
+    /// When it was submitted, started and ended.
+    #[serde(default)]
+    pub times: JobTimes,
     /// Where it is.
     pub state: JobState,
     /// What it is doing: `encoding the prompt`, `loading components`, `denoising`, `decoding`.
@@ -124,6 +127,25 @@ pub struct Recovery {
     pub after_seconds: f64,
     /// Seconds from then to the next finished step; after the last step, to when decoding was tried elsewhere.
     pub lost_seconds: f64,
+}
+
+/// When things happened to a job, in seconds since 1970 UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobTimes {
+    /// When it was submitted.
+    pub submitted: u64,
+    /// When it was started, the first time if there were several.
+    pub started: Option<u64>,
+    /// When it ended.
+    pub ended: Option<u64>,
+}
+
+impl JobRecord {
+    /// Whether nothing more happens to it.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, JobState::Cancelled | JobState::Done | JobState::Failed)
+    }
 }
 
 /// Why a job failed.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use asyncdiff_common::wire::TraceEvent;
 use asyncdiff_plan::Rank;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::denoise::LatentsShape;
 use crate::job::{JobRecord, JobRequest, JobSettings};
@@ -80,7 +81,7 @@ pub struct JobOutcome {
 }
 
 /// What happened when: one track for the coordinator and one for each rank.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobTrace {
     /// The tracks with their names.
     pub tracks: Vec<TraceTrack>,
@@ -89,7 +90,7 @@ pub struct JobTrace {
 }
 
 /// The events of one process.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TraceTrack {
     /// The process: `coordinator` or the worker's name.
     pub name: String,

@@ -114,7 +114,7 @@ impl LocalCluster {
             simulation: config.simulation,
         };
         let (store, limits, workers) = (config.store, config.limits, config.workers);
-        let cluster = Cluster::start(ClusterConfig { network: Arc::new(node), store, limits }).await?;
+        let cluster = Cluster::start(ClusterConfig { network: Arc::new(node), store, jobs: None, limits }).await?;
         let mut processes = WorkerProcesses::start(&settings)?;
         tokio::select! {
             joined = cluster.wait_for_workers(workers, JOIN_WITHIN) => joined?,

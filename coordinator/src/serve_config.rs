@@ -116,8 +116,10 @@ fn limits(settings: &Settings) -> Result<Limits, SettingsError> {
     Ok(Limits {
         queue_length: settings.whole("queue.length", 1..=100_000_u32)? as usize,
         kept_jobs: settings.whole("queue.kept_jobs", 1..=100_000_u32)? as usize,
+        kept_bytes: settings.bytes("queue.kept_bytes")?,
         heartbeat_interval,
         lost_after: settings.parsed("workers.lost_after", &expected, long_enough)?,
+        return_within: settings.duration("workers.return_within")?,
         hello_within: settings.duration("workers.hello_within")?,
         encode_within: settings.duration("deadlines.encode")?,
         measure_within: settings.duration("deadlines.measure")?,

@@ -10,7 +10,7 @@ use asyncdiff_coordinator::api::{
     ApiError, ApiLimits, ApiServer, BearerToken, Client, ClientError, EventStream, GivenSettings, JobDefaults,
     JoinLine, JoinLineRequest, NewJob, PlanView, ServeError, Service, ServiceFuture, WorkerView,
 };
-use asyncdiff_coordinator::job::{Fault, JobEvent, JobRecord, JobState};
+use asyncdiff_coordinator::job::{Fault, JobEvent, JobRecord, JobState, JobTimes};
 use asyncdiff_plan::JobId;
 use asyncdiff_transport::identity::{ClientLine, ClusterAuthority};
 use bytes::Bytes;
@@ -31,6 +31,7 @@ fn record(job: NewJob, state: JobState) -> Result<JobRecord, ApiError> {
     Ok(JobRecord {
         id: JobId(1),
         request: job.complete(&defaults)?,
+        times: JobTimes::default(),
         state,
         phase: "denoising".to_owned(),
         progress: (1, 1),

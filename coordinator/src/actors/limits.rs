@@ -9,10 +9,14 @@ pub struct Limits {
     pub queue_length: usize,
     /// Jobs whose records and results are kept after their end, the newest.
     pub kept_jobs: usize,
+    /// Bytes that the pictures and traces of these may take.
+    pub kept_bytes: u64,
     /// How often a worker sends a heartbeat.
     pub heartbeat_interval: Duration,
     /// Without a heartbeat for this long a worker is lost. Several times [`Self::heartbeat_interval`].
     pub lost_after: Duration,
+    /// How long a coordinator that was started again waits for the workers that its jobs ran on.
+    pub return_within: Duration,
     /// How long a worker may take from its link to its `Hello`.
     pub hello_within: Duration,
     /// How long encoding a prompt may take, its weights' way to the worker included.
@@ -37,8 +41,10 @@ impl Default for Limits {
         Self {
             queue_length: 64,
             kept_jobs: 100,
+            kept_bytes: 256 << 20,
             heartbeat_interval: Duration::from_millis(250),
             lost_after: Duration::from_millis(1500),
+            return_within: Duration::from_secs(5),
             hello_within: Duration::from_secs(5),
             encode_within: Duration::from_secs(300),
             measure_within: Duration::from_secs(300),

@@ -4,7 +4,7 @@
 //!   Coordinator (root)             ends with the process; if a child below fails, so does the whole: it would be a bug
 //!   ├── Membership                 owns the accept loop and the table of names
 //!   │   └── WorkerSession × n      one per link; its end is its worker's loss and nobody else's
-//!   └── Queue                      owns all jobs' records
+//!   └── Queue                      owns all jobs' records; hands them to the job-store thread, which keeps them on disk
 //!       └── Denoiser × 0 or 1      one per running job; its failure is its job's
 //! ```
 //!
@@ -36,7 +36,7 @@ mod session;
 pub use limits::Limits;
 pub(crate) use membership::MembershipMessage;
 pub(crate) use planning::{Planned, make_plan, measure_all};
-pub use queue::QueueFull;
-pub(crate) use queue::{JobView, QueueMessage};
+pub use queue::SubmitRefused;
+pub(crate) use queue::{JobView, Keeping, QueueMessage, RestoredJob};
 pub(crate) use root::{Coordinator, CoordinatorArguments, CoordinatorMessage, Parts};
 pub use session::{TensorCounts, WorkerRecord, WorkerState};

@@ -2,10 +2,13 @@
 //! worker is there.
 
 mod job_entry;
+mod keeping;
+mod retention;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use asyncdiff_common::owned_task::OwnedTask;
 use asyncdiff_plan::JobId;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use thiserror::Error;
@@ -16,19 +19,24 @@ use super::denoiser::{Denoiser, DenoiserArguments, DenoiserMessage};
 use super::job_reporter::JobReporter;
 use super::session::WorkerHandle;
 use crate::failure::JobFailed;
-use crate::job::{JobEvent, JobRecord, JobState, Recovery};
+use crate::job::{JobEvent, JobRecord, Recovery};
 use crate::job_spec::JobOutcome;
+use crate::job_store::{FoundFiles, JobWriter};
 use crate::model_store::{CheckedJob, ModelStore};
 use job_entry::JobEntry;
+pub(crate) use keeping::{Keeping, RestoredJob};
+use retention::Retention;
 
 /// The queue of jobs, one at a time over all workers.
 ///
-/// Started by the root and ends with it; its jobs end with it. A Denoiser that fails fails its job.
+/// Started by the root and ends with it. Its jobs end with it too, or are on disk and go on when the coordinator is started
+/// again. A Denoiser that fails fails its job.
 pub(crate) struct Queue;
 
 pub(crate) struct QueueArguments {
     pub(crate) store: Arc<ModelStore>,
     pub(crate) limits: Limits,
+    pub(crate) keeping: Keeping,
 }
 
 /// What a job ended with.
@@ -37,12 +45,21 @@ pub(crate) type JobEnd = Result<Box<JobOutcome>, JobFailed>;
 /// A job's record and the events that follow it.
 pub(crate) type JobView = (JobRecord, broadcast::Receiver<JobEvent>);
 
-/// The queue has no place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("{length} jobs are waiting and no more are taken\nhint: wait for one to end, or cancel one")]
-pub struct QueueFull {
-    /// Jobs that wait.
-    pub length: usize,
+/// Why the queue does not take a job.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SubmitRefused {
+    /// It has no place.
+    #[error("{length} jobs are waiting and no more are taken\nhint: wait for one to end, or cancel one")]
+    Full {
+        /// Jobs that wait.
+        length: usize,
+    },
+    /// The job could not be written to disk.
+    #[error("the job is not taken, because it could not be kept: {reason}")]
+    NotKept {
+        /// What failed.
+        reason: String,
+    },
 }
 
 pub(crate) enum QueueMessage {
@@ -53,11 +70,24 @@ pub(crate) enum QueueMessage {
         denoiser: ActorId,
         what: String,
     },
+    /// A job's end is on disk, or an error says why not.
+    EndKept {
+        job: JobId,
+        error: Option<String>,
+    },
+    /// What a job left; none before it is done and if it failed.
+    Files(JobId, RpcReplyPort<FoundFiles>),
+    /// Start no more jobs: the coordinator is about to end.
+    Hold,
     JobEnded {
         job: JobId,
         end: JobEnd,
     },
     Jobs(RpcReplyPort<Vec<JobRecord>>),
+    /// A job that was submitted could not be written to disk.
+    NotKept {
+        job: JobId,
+    },
     Outcome(JobId, RpcReplyPort<Option<Arc<JobOutcome>>>),
     PhaseChanged {
         job: JobId,
@@ -67,11 +97,15 @@ pub(crate) enum QueueMessage {
         job: JobId,
         recoveries: Vec<Recovery>,
     },
+    /// Leave the running job where it is: it goes on when the coordinator is started again.
+    Rest(RpcReplyPort<()>),
+    /// Workers of before have had the time to come back.
+    ReturnOverdue,
     StepsTaken {
         job: JobId,
         taken: u32,
     },
-    Submit(Box<CheckedJob>, RpcReplyPort<Result<JobView, QueueFull>>),
+    Submit(Box<CheckedJob>, RpcReplyPort<Result<JobView, SubmitRefused>>),
     View(JobId, RpcReplyPort<Option<JobView>>),
     Warned {
         job: JobId,
@@ -90,9 +124,17 @@ pub(crate) struct QueueState {
     jobs: BTreeMap<JobId, JobEntry>,
     waiting: VecDeque<JobId>,
     running: Option<(JobId, ActorRef<DenoiserMessage>)>,
-    /// Ended jobs, the oldest first.
-    ended: VecDeque<JobId>,
+    retention: Retention,
     workers: BTreeMap<String, WorkerHandle>,
+    /// Where jobs are kept; none: in memory alone.
+    writer: Option<JobWriter>,
+    /// Workers that jobs of before ran on, and that are not back yet. Nothing starts until they are, or have had the time.
+    returning: BTreeSet<String>,
+    _return_deadline: Option<OwnedTask>,
+    /// No more jobs are started.
+    is_holding: bool,
+    /// Jobs whose workers go away do not fail.
+    is_resting: bool,
 }
 
 impl Actor for Queue {
@@ -102,20 +144,28 @@ impl Actor for Queue {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<QueueMessage>,
+        myself: ActorRef<QueueMessage>,
         arguments: QueueArguments,
     ) -> Result<QueueState, ActorProcessingErr> {
-        Ok(QueueState {
-            store: arguments.store,
-            limits: arguments.limits,
-            // Job 0 is what belongs to no job.
-            next: JobId(1),
+        let QueueArguments { store, limits, keeping } = arguments;
+        let mut state = QueueState {
+            retention: Retention::new(limits.kept_jobs, limits.kept_bytes),
+            store,
+            limits,
+            next: keeping.next_job,
             jobs: BTreeMap::new(),
             waiting: VecDeque::new(),
             running: None,
-            ended: VecDeque::new(),
             workers: BTreeMap::new(),
-        })
+            writer: keeping.writer,
+            returning: BTreeSet::new(),
+            _return_deadline: None,
+            is_holding: false,
+            is_resting: false,
+        };
+        state.restore(&myself, keeping.restored);
+        state.await_return(&myself);
+        Ok(state)
     }
 
     async fn handle(
@@ -124,7 +174,7 @@ impl Actor for Queue {
         message: QueueMessage,
         state: &mut QueueState,
     ) -> Result<(), ActorProcessingErr> {
-        state.handle_message(message);
+        state.handle_message(&myself, message);
         state.start_next(&myself).await;
         Ok(())
     }
@@ -151,17 +201,27 @@ impl Actor for Queue {
 
 impl QueueState {
     // Whoever asked may have given up waiting, so a reply that finds nobody is no error.
-    fn handle_message(&mut self, message: QueueMessage) {
+    fn handle_message(&mut self, myself: &ActorRef<QueueMessage>, message: QueueMessage) {
         match message {
             QueueMessage::Cancel(job, reply) => {
-                self.cancel(job);
-                let _ = reply.send(self.jobs.get(&job).map(|entry| entry.record.clone()));
+                self.cancel(myself, job);
+                match self.jobs.get_mut(&job) {
+                    // That it is cancelled is said when it is on disk.
+                    Some(entry) if entry.ending.is_some() => entry.awaiting_end.push(reply),
+                    entry => {
+                        let _ = reply.send(entry.map(|entry| entry.record.clone()));
+                    }
+                }
             }
-            QueueMessage::DenoiserGone { denoiser, what } => self.handle_denoiser_gone(denoiser, what),
-            QueueMessage::JobEnded { job, end } => self.handle_ended(job, end),
+            QueueMessage::DenoiserGone { denoiser, what } => self.handle_denoiser_gone(myself, denoiser, what),
+            QueueMessage::EndKept { job, error } => self.announce_end(job, error),
+            QueueMessage::Files(job, reply) => self.files(job, reply),
+            QueueMessage::Hold => self.is_holding = true,
+            QueueMessage::JobEnded { job, end } => self.handle_ended(myself, job, end),
             QueueMessage::Jobs(reply) => {
                 let _ = reply.send(self.jobs.values().map(|entry| entry.record.clone()).collect());
             }
+            QueueMessage::NotKept { job } => self.handle_not_kept(myself, job),
             QueueMessage::Outcome(job, reply) => {
                 let _ = reply.send(self.jobs.get(&job).and_then(|entry| entry.outcome.clone()));
             }
@@ -169,15 +229,19 @@ impl QueueState {
             QueueMessage::Recovered { job, recoveries } => {
                 self.change(job, |record| record.recoveries.extend(recoveries));
             }
-            QueueMessage::StepsTaken { job, taken } => self.change(job, |record| record.progress.0 = taken),
-            QueueMessage::Submit(checked, reply) => {
-                let _ = reply.send(self.submit(*checked));
+            QueueMessage::Rest(reply) => {
+                self.rest();
+                let _ = reply.send(());
             }
+            QueueMessage::ReturnOverdue => self.returning.clear(),
+            QueueMessage::StepsTaken { job, taken } => self.change(job, |record| record.progress.0 = taken),
+            QueueMessage::Submit(checked, reply) => self.submit(myself, *checked, reply),
             QueueMessage::View(job, reply) => {
                 let _ = reply.send(self.jobs.get(&job).map(JobEntry::view));
             }
             QueueMessage::Warned { job, warnings } => self.change(job, |record| record.warnings.extend(warnings)),
             QueueMessage::WorkerJoined(worker) => {
+                self.returning.remove(worker.name());
                 self.workers.insert(worker.name().to_owned(), worker);
                 self.tell_workers();
             }
@@ -196,25 +260,7 @@ impl QueueState {
         }
     }
 
-    fn submit(&mut self, checked: CheckedJob) -> Result<JobView, QueueFull> {
-        if self.waiting.len() >= self.limits.queue_length {
-            return Err(QueueFull { length: self.waiting.len() });
-        }
-        let job = self.next;
-        self.next = JobId(job.0 + 1);
-        let mut entry = JobEntry::new(job, checked);
-        entry.record.phase = match &self.running {
-            Some((running, _)) => format!("waiting for {running}"),
-            None if self.workers.is_empty() => WAITING_FOR_WORKERS.to_owned(),
-            None => "starting".to_owned(),
-        };
-        let view = entry.view();
-        self.jobs.insert(job, entry);
-        self.waiting.push_back(job);
-        Ok(view)
-    }
-
-    fn cancel(&mut self, job: JobId) {
+    fn cancel(&mut self, myself: &ActorRef<QueueMessage>, job: JobId) {
         if let Some((running, denoiser)) = &self.running
             && *running == job
         {
@@ -222,12 +268,12 @@ impl QueueState {
             let _ = denoiser.send_message(DenoiserMessage::Cancel);
         } else if let Some(place) = self.waiting.iter().position(|waiting| *waiting == job) {
             self.waiting.remove(place);
-            self.handle_ended(job, Err(JobFailed::Cancelled { steps: 0 }));
+            self.handle_ended(myself, job, Err(JobFailed::Cancelled { steps: 0 }));
         }
     }
 
     /// Usually its job has ended before it: then it is not the running one any more.
-    fn handle_denoiser_gone(&mut self, denoiser: ActorId, what: String) {
+    fn handle_denoiser_gone(&mut self, myself: &ActorRef<QueueMessage>, denoiser: ActorId, what: String) {
         let Some((job, running)) = &self.running else { return };
         if running.get_id() != denoiser {
             return;
@@ -238,21 +284,39 @@ impl QueueState {
             worker.close_job(job);
             worker.release(job, self.limits.release_within);
         }
-        self.handle_ended(job, Err(JobFailed::Bug { what }));
+        self.handle_ended(myself, job, Err(JobFailed::Bug { what }));
     }
 
-    fn handle_ended(&mut self, job: JobId, end: JobEnd) {
-        if self.running.as_ref().is_some_and(|(running, _)| *running == job) {
-            self.running = None;
+    /// Gives workers that jobs of before ran on some time to come back: a job that starts with the first of them would go
+    /// without the others.
+    fn await_return(&mut self, myself: &ActorRef<QueueMessage>) {
+        if self.returning.is_empty() {
+            return;
         }
-        let Some(entry) = self.jobs.get_mut(&job) else { return };
-        entry.end(end);
-        tracing::info!(%job, state = ?entry.record.state, "job ended");
-        self.ended.push_back(job);
-        while self.ended.len() > self.limits.kept_jobs {
-            if let Some(oldest) = self.ended.pop_front() {
-                self.jobs.remove(&oldest);
-            }
+        let (myself, within) = (myself.clone(), self.limits.return_within);
+        self._return_deadline = Some(OwnedTask::spawn(async move {
+            tokio::time::sleep(within).await;
+            // A queue that has ended waits for nobody.
+            let _ = myself.send_message(QueueMessage::ReturnOverdue);
+        }));
+    }
+
+    fn rest(&mut self) {
+        (self.is_holding, self.is_resting) = (true, true);
+        let Some((job, denoiser)) = &self.running else { return };
+        denoiser.stop(None);
+        for worker in self.workers.values() {
+            worker.close_job(*job);
+            worker.release(*job, self.limits.release_within);
+        }
+    }
+
+    fn waiting_phase(&self) -> String {
+        match &self.running {
+            _ if !self.returning.is_empty() => WAITING_FOR_RETURN.to_owned(),
+            Some((running, _)) => format!("waiting for {running}"),
+            None if self.workers.is_empty() => WAITING_FOR_WORKERS.to_owned(),
+            None => "starting".to_owned(),
         }
     }
 
@@ -264,7 +328,7 @@ impl QueueState {
     }
 
     async fn start_next(&mut self, myself: &ActorRef<QueueMessage>) {
-        if self.running.is_some() {
+        if self.running.is_some() || self.is_holding || !self.returning.is_empty() {
             return;
         }
         // The news of a lost worker may be on its way while its job's end is here already.
@@ -282,7 +346,11 @@ impl QueueState {
         }
         let Some(job) = self.waiting.pop_front() else { return };
         let Some(checked) = self.jobs.get_mut(&job).and_then(|entry| entry.checked.take()) else { return };
-        self.change(job, |record| record.state = JobState::Running);
+        if let Some(entry) = self.jobs.get_mut(&job) {
+            entry.start();
+            entry.announce();
+        }
+        self.keep_start(job);
         let arguments = DenoiserArguments {
             checked,
             reporter: JobReporter { job, queue: myself.clone() },
@@ -292,9 +360,10 @@ impl QueueState {
         };
         match Denoiser::spawn_linked(None, Denoiser, arguments, myself.get_cell()).await {
             Ok((denoiser, _task)) => self.running = Some((job, denoiser)),
-            Err(error) => self.handle_ended(job, Err(JobFailed::Bug { what: error.to_string() })),
+            Err(error) => self.handle_ended(myself, job, Err(JobFailed::Bug { what: error.to_string() })),
         }
     }
 }
 
+const WAITING_FOR_RETURN: &str = "waiting for workers to come back";
 pub(crate) const WAITING_FOR_WORKERS: &str = "waiting for a worker to join";

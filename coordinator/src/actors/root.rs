@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::Limits;
 use super::membership::{Membership, MembershipArguments, MembershipMessage};
-use super::queue::{Queue, QueueArguments, QueueMessage};
+use super::queue::{Keeping, Queue, QueueArguments, QueueMessage};
 use crate::model_store::ModelStore;
 
 /// Starts Membership and the Queue and ends them.
@@ -21,6 +21,7 @@ pub(crate) struct CoordinatorArguments {
     pub(crate) network: Arc<dyn Network>,
     pub(crate) store: Arc<ModelStore>,
     pub(crate) limits: Limits,
+    pub(crate) keeping: Keeping,
     pub(crate) count: watch::Sender<usize>,
 }
 
@@ -46,8 +47,8 @@ impl Actor for Coordinator {
         myself: ActorRef<CoordinatorMessage>,
         arguments: CoordinatorArguments,
     ) -> Result<Parts, ActorProcessingErr> {
-        let CoordinatorArguments { network, store, limits, count } = arguments;
-        let queue = QueueArguments { store: Arc::clone(&store), limits: limits.clone() };
+        let CoordinatorArguments { network, store, limits, keeping, count } = arguments;
+        let queue = QueueArguments { store: Arc::clone(&store), limits: limits.clone(), keeping };
         let (queue, _task) = Queue::spawn_linked(None, Queue, queue, myself.get_cell()).await?;
         let membership = MembershipArguments { network, queue: queue.clone(), store, limits, count };
         let (membership, _task) = Membership::spawn_linked(None, Membership, membership, myself.get_cell()).await?;

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::cluster::{Cluster, ClusterError, JobHandle};
 use crate::job::{Fault, JobEvent, JobRecord, JobState};
-use crate::job_spec::{JobOutcome, JobSpec};
+use crate::job_spec::JobSpec;
+use crate::job_store::JobFiles;
 use crate::render::chrome_trace;
 use crate::{WorkerRecord, WorkerState};
 
@@ -55,9 +56,9 @@ impl ClusterService {
     }
 
     /// What a job that is done left; says why there is nothing otherwise.
-    async fn outcome(&self, id: JobId) -> Result<Arc<JobOutcome>, ApiError> {
-        if let Some(outcome) = self.cluster.outcome(id).await? {
-            return Ok(outcome);
+    async fn files(&self, id: JobId) -> Result<JobFiles, ApiError> {
+        if let Some(files) = self.cluster.files(id).await? {
+            return Ok(files);
         }
         let job = self.cluster.job(id).await?;
         Err(match (job.state, job.error) {
@@ -112,21 +113,19 @@ impl Service for ClusterService {
 
     fn picture(&self, id: JobId) -> ServiceFuture<'_, Bytes> {
         Box::pin(async move {
-            let picture = self.outcome(id).await?.picture.clone();
+            let picture = self.files(id).await?.picture;
             picture.ok_or_else(|| ApiError::not_found(format!("{id} made no picture"), "it was asked for latents"))
         })
     }
 
     fn trace(&self, id: JobId) -> ServiceFuture<'_, Bytes> {
         Box::pin(async move {
-            let outcome = self.outcome(id).await?;
-            if outcome.trace.is_none() {
+            let Some(trace) = self.files(id).await?.trace else {
                 return Err(ApiError::not_found(format!("{id} was not traced"), "submit it with --trace"));
-            }
+            };
             // A long job's trace has some hundred thousand events.
-            let written = tokio::task::spawn_blocking(move || outcome.trace.as_ref().map(chrome_trace));
-            let content = written.await.map_err(|error| ApiError::bug(error.to_string()))?;
-            Ok(Bytes::from(content.unwrap_or_default()))
+            let written = tokio::task::spawn_blocking(move || chrome_trace(&trace));
+            Ok(Bytes::from(written.await.map_err(|error| ApiError::bug(error.to_string()))?))
         })
     }
 

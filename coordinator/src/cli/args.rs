@@ -217,7 +217,7 @@ impl OutputArgs {
     }
 }
 
-fn check_place(path: &Path) -> Result<(), Failure> {
+pub(crate) fn check_place(path: &Path) -> Result<(), Failure> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !parent.is_dir() {
         let hint = "make it, or name another file with --out or --trace";

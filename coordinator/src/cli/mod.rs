@@ -13,7 +13,7 @@ use asyncdiff_common::heap;
 use asyncdiff_common::telemetry::{self, LogFormat, Verbosity};
 use clap::{Parser, Subcommand};
 
-pub(crate) use args::{DtypeArg, JobArgs, OutputArgs};
+pub(crate) use args::{DtypeArg, JobArgs, OutputArgs, check_place};
 pub(crate) use connect::{CLIENT_LINE_FILE, ConnectArgs, default_state_dir};
 pub(crate) use console::{note, print_line};
 pub use failure::Failure;
@@ -62,8 +62,8 @@ enum Command {
     Submit(Box<commands::submit::SubmitArgs>),
     /// List jobs
     Jobs(commands::queries::ListArgs),
-    /// Show one job
-    Job(commands::queries::JobIdArgs),
+    /// Show one job, or wait for its picture
+    Job(commands::queries::JobArgs),
     /// Cancel a job
     Cancel(commands::queries::JobIdArgs),
     /// List workers

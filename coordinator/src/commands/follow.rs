@@ -12,27 +12,22 @@ use crate::job::{JobEvent, JobRecord, JobState};
 use crate::picture::write_whole;
 use crate::render::{Alone, Progress, run_report};
 
-/// Shows progress until the job ended.
+/// Shows progress until the job ended; none if the events ended before it.
 pub(super) async fn follow<E>(
     mut events: impl Stream<Item = Result<JobEvent, E>> + Unpin,
     progress: &mut Progress,
-) -> Result<JobRecord, Failure>
-where
-    Failure: From<E>,
-{
+) -> Result<Option<JobRecord>, E> {
     while let Some(event) = events.next().await {
         match event? {
             JobEvent::Changed { job } => progress.show(&job),
             JobEvent::Ended { job } => {
                 progress.show(&job);
                 progress.finish();
-                return Ok(*job);
+                return Ok(Some(*job));
             }
         }
     }
-    let text =
-        "the coordinator ended before the job did\nhint: see its log; `coordinator jobs` shows what became of the job";
-    Err(Failure::new(ExitCode::Peer, text))
+    Ok(None)
 }
 
 /// The record of a job that is done; why, of one that is not.

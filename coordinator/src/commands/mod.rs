@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 mod follow;
 pub(crate) mod join_line;
+mod patience;
 pub(crate) mod plan;
 pub(crate) mod queries;
 pub(crate) mod run;

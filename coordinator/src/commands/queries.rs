@@ -1,12 +1,17 @@
 //! `coordinator jobs`, `job`, `cancel`, `workers`: one question and its answer each.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use asyncdiff_common::exit::ExitCode;
 use asyncdiff_plan::JobId;
 use clap::Args;
 use serde::Serialize;
 
+use super::patience::Patience;
+use super::submit::{parse_wait, wait_and_deliver};
 use crate::api::parse_job_id;
-use crate::cli::{ConnectArgs, Failure, print_line};
+use crate::cli::{ConnectArgs, Failure, check_place, print_line};
 use crate::render::{job_text, jobs_table, workers_table};
 
 /// Arguments of commands that list.
@@ -18,6 +23,21 @@ pub(crate) struct ListArgs {
 
     #[command(flatten)]
     connect: ConnectArgs,
+}
+
+/// Arguments of `job`.
+#[derive(Args, Debug)]
+pub(crate) struct JobArgs {
+    #[command(flatten)]
+    job: JobIdArgs,
+
+    /// Wait for the job's end and write its picture here
+    #[arg(short, long, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    /// With --out: how long to wait for a coordinator that goes away meanwhile
+    #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "60s")]
+    reconnect_for: Duration,
 }
 
 /// Arguments of commands about one job.
@@ -40,7 +60,13 @@ pub(crate) async fn jobs(args: ListArgs) -> Result<ExitCode, Failure> {
     print(args.json, &jobs, || jobs_table(&jobs))
 }
 
-pub(crate) async fn job(args: JobIdArgs) -> Result<ExitCode, Failure> {
+pub(crate) async fn job(JobArgs { job: args, out, reconnect_for }: JobArgs) -> Result<ExitCode, Failure> {
+    if let Some(path) = out {
+        check_place(&path)?;
+        let patience = Patience { connect: &args.connect, job: args.id, within: reconnect_for };
+        wait_and_deliver(&patience, path, None, args.json).await?;
+        return Ok(ExitCode::Ok);
+    }
     let job = args.connect.client().await?.job(args.id).await?;
     print(args.json, &job, || job_text(&job))
 }

@@ -143,7 +143,8 @@ async fn one_job(
 ) -> Result<(JobRecord, Arc<JobOutcome>), Failure> {
     let handle = cluster.submit(JobSpec::from(request)).await?;
     let events = futures_util::StreamExt::map(event_stream(handle), Ok::<_, ApiError>);
-    let job = done(follow(events, progress).await?)?;
+    let stopped = || Failure::new(ExitCode::Bug, "the coordinator's actors ended before the job did");
+    let job = done(follow(events, progress).await?.ok_or_else(stopped)?)?;
     let outcome = cluster.outcome(job.id).await?;
     let lost = || Failure::new(ExitCode::Bug, format!("the picture of {} is not there", job.id));
     let outcome = outcome.ok_or_else(lost)?;

@@ -38,6 +38,7 @@ const USUAL_SAMPLE_SIZE: u32 = 64;
 /// A checkpoint that jobs are made with.
 pub struct ModelStore {
     name: String,
+    fingerprint: String,
     denoiser_config: DenoiserConfig,
     denoiser: Part,
     scheduler: SchedulerConfig,
@@ -68,7 +69,8 @@ impl ModelStore {
         if let Some((key, found)) = denoiser_config.added_conditions() {
             return Err(StoreError::AddedConditions { key, found });
         }
-        let scheduler = SchedulerConfig::from_json(&checkpoint.text("scheduler/scheduler_config.json")?)?;
+        let scheduler_text = checkpoint.text("scheduler/scheduler_config.json")?;
+        let scheduler = SchedulerConfig::from_json(&scheduler_text)?;
         // Found out now and not when the first job runs: a scheduler whose options are not supported.
         scheduler.kind()?;
         let text = TextPart::open(checkpoint)?;
@@ -85,6 +87,7 @@ impl ModelStore {
         }
         Ok(Self {
             name: checkpoint.name(),
+            fingerprint: fingerprint(&checkpoint.name(), &denoiser_text, &scheduler_text),
             denoiser_config,
             denoiser: Part::new("unet", denoiser_text, Box::new(checkpoint.weights("unet")?), Vec::new()),
             scheduler,
@@ -103,6 +106,7 @@ impl ModelStore {
     /// A denoiser alone, with parameters from anywhere.
     pub fn denoiser_alone(model: FormulaModel, weights: Box<dyn Weights>) -> Result<Self, StoreError> {
         Ok(Self {
+            fingerprint: fingerprint(&model.name, &model.denoiser_config, &model.scheduler_config),
             name: model.name,
             denoiser_config: DenoiserConfig::from_json(&model.denoiser_config)?,
             denoiser: Part::new("unet", model.denoiser_config, weights, Vec::new()),
@@ -117,6 +121,13 @@ impl ModelStore {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// By which a job's progress is known to be this model's: of its name and its configurations. Weights that were
+    /// exchanged under the same name go unnoticed; hashing them would take minutes at each start.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// Width and height in pixels that the checkpoint was trained for.
@@ -202,4 +213,12 @@ impl ModelStore {
         // A panic while it was held leaves a list of complete entries.
         self.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn fingerprint(name: &str, denoiser_config: &str, scheduler_config: &str) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for text in [name, denoiser_config, scheduler_config] {
+        hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
 }

@@ -40,7 +40,7 @@ pub enum Way {
 pub(super) enum Runner {
     InProcess(Arc<ModelStore>),
     Processes(LocalCluster),
-    Simulated { cluster: Cluster, workers: Vec<SimulatedWorker> },
+    Simulated { cluster: Box<Cluster>, workers: Vec<SimulatedWorker> },
 }
 
 impl Runner {
@@ -65,11 +65,12 @@ impl Runner {
             Way::Simulated => {
                 let hub = SimulatedNetwork::new();
                 let network = hub.process(PeerName::Coordinator);
-                let cluster = Cluster::start(ClusterConfig { network, store, limits: Limits::default() }).await?;
+                let cluster =
+                    Cluster::start(ClusterConfig { network, store, jobs: None, limits: Limits::default() }).await?;
                 let start = |index| SimulatedWorker::start(&hub, &format!("worker-{index}"), Pace::Instant);
                 let workers: Vec<_> = (0..workers).map(start).collect::<Result<_, _>>()?;
                 cluster.wait_for_workers(workers.len(), JOIN_WITHIN).await?;
-                Ok(Self::Simulated { cluster, workers })
+                Ok(Self::Simulated { cluster: Box::new(cluster), workers })
             }
         }
     }

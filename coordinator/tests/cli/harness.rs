@@ -125,13 +125,19 @@ impl Ended {
 impl Running {
     /// Waits for a line that has the part.
     pub(crate) fn wait_for(&self, part: &str) -> String {
+        self.wait_for_all(part).pop().unwrap()
+    }
+
+    /// Waits for a line that has the part, and gives it after all that was said before.
+    pub(crate) fn wait_for_all(&self, part: &str) -> Vec<String> {
         let deadline = Instant::now() + PATIENCE;
         let mut seen = Vec::new();
         while let Ok(line) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            if line.contains(part) {
-                return line;
-            }
+            let found = line.contains(part);
             seen.push(line);
+            if found {
+                return seen;
+            }
         }
         panic!("{part:?} was not said: {seen:#?}");
     }

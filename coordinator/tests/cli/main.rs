@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod benchmarks;
+mod durable;
 mod harness;
 mod own_cluster;
 mod scaling;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use asyncdiff_coordinator::job::{Fault, JobState};
 use asyncdiff_coordinator::local_workers::{Pace, SimulatedWorker};
-use asyncdiff_coordinator::{ClusterError, Limits};
+use asyncdiff_coordinator::{ClusterError, Limits, SubmitRefused};
 
 use super::support::{LONG, SLOW, TestCluster, ended, plain_job, tiny_store};
 
@@ -58,7 +58,7 @@ async fn a_full_queue_refuses_and_says_what_to_do() {
         let _handle = cluster.submit(plain_job(2)).await;
     }
     let refused = cluster.cluster.submit(plain_job(2)).await.err().unwrap();
-    assert!(matches!(refused, ClusterError::Full(_)));
+    assert!(matches!(refused, ClusterError::Refused(SubmitRefused::Full { length: 2 })));
     let error = refused.to_error();
     assert!(error.message.contains("2 jobs are waiting") && error.hint.contains("cancel"), "{error:?}");
 }

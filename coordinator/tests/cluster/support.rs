@@ -49,7 +49,8 @@ impl TestCluster {
         limits: Limits,
     ) -> Self {
         let network = hub.process(PeerName::Coordinator);
-        let cluster = Cluster::start(ClusterConfig { network, store: Arc::new(store), limits }).await.unwrap();
+        let cluster =
+            Cluster::start(ClusterConfig { network, store: Arc::new(store), jobs: None, limits }).await.unwrap();
         let workers: Vec<_> = names.iter().map(|name| SimulatedWorker::start(&hub, name, pace).unwrap()).collect();
         cluster.wait_for_workers(names.len(), LONG).await.unwrap();
         Self { hub, cluster, workers }

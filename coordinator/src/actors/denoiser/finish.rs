@@ -17,7 +17,7 @@ use crate::actors::job_reporter::JobReporter;
 use crate::actors::session::WorkerHandle;
 use crate::denoise::Denoised;
 use crate::failure::JobFailed;
-use crate::job::{JobRecord, JobRequest, JobState, Recovery};
+use crate::job::{JobRecord, JobRequest, JobState, JobTimes, Recovery};
 use crate::job_spec::{JobOutcome, JobTrace, TraceTrack};
 use crate::model_store::DenoiseSetup;
 use crate::picture::encode_png;
@@ -71,6 +71,7 @@ impl Finishing {
         let record = JobRecord {
             id: self.reporter.job,
             request: self.request,
+            times: JobTimes::default(),
             state: JobState::Done,
             phase: String::new(),
             progress: (steps, steps),

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use asyncdiff_plan::JobId;
+use ractor::RpcReplyPort;
 use tokio::sync::broadcast;
 
 use super::{JobEnd, JobView};
 use crate::failure::JobFailed;
-use crate::job::{JobEvent, JobRecord, JobState};
-use crate::job_spec::JobOutcome;
+use crate::job::{JobEvent, JobRecord, JobState, JobTimes};
+use crate::job_spec::{Conditions, InitialLatents, JobOutcome, Product};
+use crate::job_store::JobFiles;
 use crate::model_store::CheckedJob;
 
 /// Events that a listener may be behind. Each holds the whole record, so one that missed some is up to date with the
@@ -19,8 +21,15 @@ pub(super) struct JobEntry {
     pub(super) record: JobRecord,
     /// Until the job starts.
     pub(super) checked: Option<Box<CheckedJob>>,
-    /// When it is done.
+    /// The record at the end, until the end is announced.
+    pub(super) ending: Option<JobRecord>,
+    /// Who cancelled it and waits to hear that it is; as many as the API answers at a time.
+    pub(super) awaiting_end: Vec<RpcReplyPort<Option<JobRecord>>>,
+    /// When it is done, and until its files are on disk.
     pub(super) outcome: Option<Arc<JobOutcome>>,
+    /// Whether it is kept where the queue keeps jobs: a job of tensors is made by a program that waits for it, and ends
+    /// with that program.
+    pub(super) is_kept: bool,
     events: broadcast::Sender<JobEvent>,
 }
 
@@ -29,6 +38,7 @@ impl JobEntry {
         let record = JobRecord {
             id,
             request: checked.spec.request(),
+            times: JobTimes { submitted: now(), ..JobTimes::default() },
             state: JobState::Queued,
             phase: String::new(),
             progress: (0, checked.setup.evaluations.get()),
@@ -37,8 +47,20 @@ impl JobEntry {
             error: None,
             summary: None,
         };
+        let is_kept = matches!(checked.spec.conditions, Conditions::Prompt { .. })
+            && checked.spec.latents == InitialLatents::Seed(checked.spec.settings.seed)
+            && checked.spec.product == Product::Picture;
+        Self { is_kept, ..Self::restored(record, Some(Box::new(checked))) }
+    }
+
+    /// A job of an earlier life of the coordinator; checked again, if it has not ended.
+    pub(super) fn restored(mut record: JobRecord, checked: Option<Box<CheckedJob>>) -> Self {
+        if !record.has_ended() {
+            record.state = JobState::Queued;
+            record.progress.0 = 0;
+        }
         let events = broadcast::Sender::new(EVENTS_BEHIND);
-        Self { record, checked: Some(Box::new(checked)), outcome: None, events }
+        Self { record, checked, ending: None, awaiting_end: Vec::new(), outcome: None, is_kept: true, events }
     }
 
     /// The record now and the events from now on. A job that has ended sends its last event again.
@@ -59,34 +81,74 @@ impl JobEntry {
         }
     }
 
-    /// Notes how the job ended.
+    /// Notes that it begins.
+    pub(super) fn start(&mut self) {
+        self.record.state = JobState::Running;
+        self.record.times.started.get_or_insert(now());
+    }
+
+    /// Notes how the job ended, which nobody is told yet.
     pub(super) fn end(&mut self, end: JobEnd) {
         self.checked = None;
+        let mut record = self.record.clone();
+        record.times.ended = Some(now());
         match end {
             Ok(mut outcome) => {
-                self.record.state = JobState::Done;
-                "done".clone_into(&mut self.record.phase);
-                self.record.summary = outcome.record.summary.take();
-                outcome.record = self.record.clone();
+                record.state = JobState::Done;
+                "done".clone_into(&mut record.phase);
+                record.summary = outcome.record.summary.take();
+                outcome.record = record.clone();
                 self.outcome = Some(Arc::from(outcome));
             }
             Err(failed) => {
                 let error = failed.to_error();
                 let cancelled = matches!(failed, JobFailed::Cancelled { .. });
-                self.record.state = if cancelled { JobState::Cancelled } else { JobState::Failed };
-                self.record.phase = if cancelled { "cancelled" } else { "failed" }.to_owned();
-                self.record.error = Some(error);
+                record.state = if cancelled { JobState::Cancelled } else { JobState::Failed };
+                record.phase = if cancelled { "cancelled" } else { "failed" }.to_owned();
+                record.error = Some(error);
             }
         }
-        self.announce();
+        self.ending = Some(record);
     }
 
-    fn has_ended(&self) -> bool {
-        matches!(self.record.state, JobState::Cancelled | JobState::Done | JobState::Failed)
+    /// Tells listeners how it ended. What is on disk need not be in memory.
+    pub(super) fn announce_end(&mut self, error: Option<String>, is_on_disk: bool) {
+        let Some(mut record) = self.ending.take() else { return };
+        if let Some(error) = error {
+            record.warnings.push(format!("it is forgotten when the coordinator ends: {error}"));
+        }
+        self.record = record;
+        if is_on_disk {
+            self.outcome = None;
+        }
+        self.announce();
+        for reply in self.awaiting_end.drain(..) {
+            // Whoever cancelled it may have given up waiting.
+            let _ = reply.send(Some(self.record.clone()));
+        }
+    }
+
+    /// What it left, if it is in memory.
+    pub(super) fn files(&self) -> JobFiles {
+        let Some(outcome) = &self.outcome else { return JobFiles::default() };
+        JobFiles { picture: outcome.picture.clone(), trace: outcome.trace.clone() }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.record.has_ended()
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.record.state == JobState::Running
     }
 
     fn event(&self) -> JobEvent {
         let job = Box::new(self.record.clone());
         if self.has_ended() { JobEvent::Ended { job } } else { JobEvent::Changed { job } }
     }
+}
+
+/// Seconds since 1970 UTC.
+fn now() -> u64 {
+    asyncdiff_common::system::unix_micros() / 1_000_000
 }

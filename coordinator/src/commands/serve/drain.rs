@@ -1,4 +1,4 @@
-//! The end of a coordinator that serves: the running job may finish, waiting ones are cancelled.
+//! The end of a coordinator that serves: the running job may finish, waiting ones wait for the next start.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::job::JobState;
 /// How long clients that waited for a job have to fetch its picture.
 const FETCH: Duration = Duration::from_secs(3);
 
-/// Cancels waiting jobs and waits for the running one, no longer than `within`.
+/// Starts no more jobs and waits for the running one, no longer than `within`.
 pub(super) async fn finish_jobs(cluster: &Cluster, within: Duration) {
     match tokio::time::timeout(within, wait_for_running(cluster)).await {
         Ok(Ok(Some(job))) => {
@@ -19,21 +19,16 @@ pub(super) async fn finish_jobs(cluster: &Cluster, within: Duration) {
         }
         Ok(Ok(None)) => {}
         Ok(Err(error)) => tracing::warn!(%error, "jobs could not be finished"),
-        Err(_) => tracing::warn!(?within, "a job is cancelled: it did not finish in time"),
+        Err(_) => {
+            tracing::warn!(?within, "a job did not finish in time: it goes on when the coordinator is started again")
+        }
     }
 }
 
 async fn wait_for_running(cluster: &Cluster) -> Result<Option<JobId>, ClusterError> {
-    let mut running = None;
-    for job in cluster.jobs().await? {
-        match job.state {
-            JobState::Queued => {
-                cluster.cancel(job.id).await?;
-            }
-            JobState::Running => running = Some(job.id),
-            JobState::Cancelled | JobState::Done | JobState::Failed => {}
-        }
-    }
+    cluster.hold();
+    let jobs = cluster.jobs().await?;
+    let running = jobs.iter().find(|job| job.state == JobState::Running).map(|job| job.id);
     if let Some(job) = running {
         cluster.events(job).await?.ended().await?;
     }

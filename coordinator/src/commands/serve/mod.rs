@@ -2,6 +2,7 @@
 
 mod addresses;
 mod drain;
+mod jobs;
 mod keys;
 
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +22,7 @@ use crate::cli::{Failure, default_state_dir, note, print_line};
 use crate::cluster::{Cluster, ClusterConfig};
 use crate::serve_config::ServeConfig;
 use addresses::{advertised_hosts, coordinator_addresses, local_client_address};
+use jobs::OnDamage;
 
 /// How long connections may take to end after everything else has.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -44,16 +46,21 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDR:PORT")]
     api: Option<SocketAddr>,
 
-    /// Where keys, tokens and the client line are kept [default: ~/.local/state/asyncdiff/coordinator]
+    /// Where keys, tokens, jobs and the client line are kept [default: ~/.local/state/asyncdiff/coordinator]
     #[arg(long, value_name = "DIR", env = "ASYNCDIFF_STATE_DIR")]
     state_dir: Option<PathBuf>,
+
+    /// If the database of jobs is damaged, move it aside and go on with the jobs that can be read from it
+    #[arg(long)]
+    recover_jobs: bool,
 }
 
 /// Serves until Ctrl-C or SIGTERM.
 pub(crate) async fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new()?;
+    let on_damage = if args.recover_jobs { OnDamage::Recover } else { OnDamage::Refuse };
     let server = tokio::select! {
-        server = Server::start(configuration(args)?) => server?,
+        server = Server::start(configuration(args)?, on_damage) => server?,
         () = signals.next() => return Err(Failure::interrupted("interrupted while starting")),
     };
     server.introduce()?;
@@ -83,20 +90,21 @@ struct Server {
 }
 
 impl Server {
-    async fn start(config: ServeConfig) -> Result<Self, Failure> {
+    async fn start(config: ServeConfig, on_damage: OnDamage) -> Result<Self, Failure> {
         let folder = match &config.state_dir {
             Some(folder) => folder.clone(),
             None => default_state_dir()?,
         };
         let store = open_store(config.model.clone()).await?;
         let state = Arc::new(StateDir::open(folder)?);
+        let jobs = jobs::open(&state, on_damage).await?;
         let authority = Arc::new(ClusterAuthority::open(Arc::clone(&state))?);
         let node = QuicNode::start(quic_config(&config, &authority)?).await.map_err(Failure::operator)?;
         let hosts = advertised_hosts(&config.cluster);
         let addresses = coordinator_addresses(&hosts, node.control_address().port(), node.data_address().port());
         let network = Arc::new(node);
         let limits = config.limits.clone();
-        let cluster = Arc::new(Cluster::start(ClusterConfig { network, store, limits }).await?);
+        let cluster = Arc::new(Cluster::start(ClusterConfig { network, store, jobs: Some(jobs), limits }).await?);
         let inviter = || Inviter {
             authority: Arc::clone(&authority),
             addresses: addresses.clone(),

@@ -1,0 +1,202 @@
+//! What the queue hands to the disk, and what it waits for before it tells anybody.
+//!
+//! ```text
+//!   Submit ──► in the queue, may start ── Change::Updated ──► kept ──► the answer: a job that was answered for is on disk
+//!   JobEnded ──► its workers are free ─── Change::Ended ────► kept ──► the end is announced: a picture that was
+//!                                                                      announced is on disk
+//! ```
+//!
+//! Without a database both happen at once.
+
+use asyncdiff_plan::JobId;
+use ractor::{ActorRef, RpcReplyPort};
+
+use super::job_entry::JobEntry;
+use super::{JobEnd, JobView, QueueMessage, QueueState, SubmitRefused};
+use crate::failure::JobFailed;
+use crate::job::JobRecord;
+use crate::job_store::{Change, FoundFiles, JobWriter, KeptJob, StoredJob};
+use crate::model_store::{CheckedJob, ModelStore};
+
+/// Where jobs are kept and what was found there.
+pub(crate) struct Keeping {
+    /// None: in memory alone.
+    pub(crate) writer: Option<JobWriter>,
+    /// In the order in which they were submitted.
+    pub(crate) restored: Vec<RestoredJob>,
+    /// The first id that no job has had.
+    pub(crate) next_job: JobId,
+}
+
+/// A job of an earlier life of this coordinator.
+pub(crate) struct RestoredJob {
+    pub(crate) record: JobRecord,
+    pub(crate) workers: Vec<String>,
+    pub(crate) file_bytes: u64,
+    /// Of one that has not ended: checked again, because the model may be another one now.
+    pub(crate) waiting: Option<Result<Box<CheckedJob>, JobFailed>>,
+}
+
+impl Keeping {
+    /// Jobs are kept in memory and end with the process.
+    pub(crate) fn in_memory() -> Self {
+        // Job 0 is what belongs to no job.
+        Self { writer: None, restored: Vec::new(), next_job: JobId(1) }
+    }
+}
+
+impl RestoredJob {
+    /// Checks a job against the model that serves now. Takes milliseconds.
+    pub(crate) fn new(kept: KeptJob, store: &ModelStore) -> Self {
+        let KeptJob { job: StoredJob { record, workers, .. }, file_bytes, .. } = kept;
+        if record.has_ended() {
+            return Self { record, workers, file_bytes, waiting: None };
+        }
+        let checked = CheckedJob::new(store, record.request.clone().into());
+        let waiting = checked.map(Box::new).map_err(JobFailed::Store);
+        Self { record, workers, file_bytes, waiting: Some(waiting) }
+    }
+}
+
+impl QueueState {
+    /// Takes up what an earlier life left.
+    pub(super) fn restore(&mut self, myself: &ActorRef<QueueMessage>, restored: Vec<RestoredJob>) {
+        for RestoredJob { record, workers, file_bytes, waiting } in restored {
+            let job = record.id;
+            let Some(waiting) = waiting else {
+                self.jobs.insert(job, JobEntry::restored(record, None));
+                let forgotten = self.retention.push(job, file_bytes);
+                self.forget(forgotten);
+                continue;
+            };
+            self.returning.extend(workers);
+            match waiting {
+                Ok(checked) => {
+                    tracing::info!(%job, "a job of before");
+                    self.jobs.insert(job, JobEntry::restored(record, Some(checked)));
+                    self.waiting.push_back(job);
+                    let phase = self.waiting_phase();
+                    self.change(job, |record| record.phase = phase);
+                }
+                Err(failed) => {
+                    self.jobs.insert(job, JobEntry::restored(record, None));
+                    self.handle_ended(myself, job, Err(failed));
+                }
+            }
+        }
+    }
+
+    pub(super) fn submit(
+        &mut self,
+        myself: &ActorRef<QueueMessage>,
+        checked: CheckedJob,
+        reply: RpcReplyPort<Result<JobView, SubmitRefused>>,
+    ) {
+        if self.waiting.len() >= self.limits.queue_length {
+            // Whoever asked may have given up waiting; so below.
+            let _ = reply.send(Err(SubmitRefused::Full { length: self.waiting.len() }));
+            return;
+        }
+        let job = self.next;
+        self.next = JobId(job.0 + 1);
+        let mut entry = JobEntry::new(job, checked);
+        entry.record.phase = self.waiting_phase();
+        let view = entry.view();
+        let stored = self.stored(&entry);
+        self.jobs.insert(job, entry);
+        self.waiting.push_back(job);
+        let (Some(writer), Some(stored)) = (&self.writer, stored) else {
+            let _ = reply.send(Ok(view));
+            return;
+        };
+        let myself = myself.clone();
+        writer.keep(Change::Updated(stored), move |kept| {
+            let answer = kept.map(|()| view).map_err(|error| {
+                // It may have started meanwhile. A queue that has ended forgets it by itself.
+                let _ = myself.send_message(QueueMessage::NotKept { job });
+                SubmitRefused::NotKept { reason: error.to_string() }
+            });
+            let _ = reply.send(answer);
+        });
+    }
+
+    /// A job is not on disk, and nobody was told that it is here.
+    pub(super) fn handle_not_kept(&mut self, myself: &ActorRef<QueueMessage>, job: JobId) {
+        if let Some(entry) = self.jobs.get_mut(&job) {
+            entry.is_kept = false;
+        }
+        self.cancel(myself, job);
+    }
+
+    /// Notes that a job begins, with these workers.
+    pub(super) fn keep_start(&mut self, job: JobId) {
+        let stored = self.jobs.get(&job).and_then(|entry| self.stored(entry));
+        if let (Some(writer), Some(stored)) = (&self.writer, stored) {
+            // If this is lost the job is found as one that waits, which comes to the same. The writer logs errors.
+            writer.keep(Change::Updated(stored), |_| {});
+        }
+    }
+
+    pub(super) fn handle_ended(&mut self, myself: &ActorRef<QueueMessage>, job: JobId, end: JobEnd) {
+        if self.running.as_ref().is_some_and(|(running, _)| *running == job) {
+            self.running = None;
+        }
+        if self.is_resting && end.is_err() {
+            // Its workers were sent away: it goes on when the coordinator is started again.
+            return;
+        }
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        entry.end(end);
+        tracing::info!(%job, state = ?entry.ending.as_ref().map(|record| record.state), "job ended");
+        let files = entry.files();
+        let stored = self.jobs.get(&job).and_then(|entry| self.stored(entry));
+        let (Some(writer), Some(stored)) = (&self.writer, stored) else { return self.announce_end(job, None) };
+        let myself = myself.clone();
+        writer.keep(Change::Ended(stored, files), move |kept| {
+            let error = kept.err().map(|error| error.to_string());
+            // The queue ends with the process.
+            let _ = myself.send_message(QueueMessage::EndKept { job, error });
+        });
+    }
+
+    /// Tells everybody that a job ended: its files are on disk, or `error` says why they are in memory alone.
+    pub(super) fn announce_end(&mut self, job: JobId, error: Option<String>) {
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        let bytes = entry.files().bytes();
+        let is_on_disk = self.writer.is_some() && entry.is_kept && error.is_none();
+        entry.announce_end(error, is_on_disk);
+        let forgotten = self.retention.push(job, bytes);
+        self.forget(forgotten);
+    }
+
+    /// Answers with what a job left, from memory or from disk.
+    pub(super) fn files(&self, job: JobId, reply: RpcReplyPort<FoundFiles>) {
+        let Some(entry) = self.jobs.get(&job).filter(|entry| entry.has_ended()) else {
+            let _ = reply.send(Ok(None));
+            return;
+        };
+        let (Some(writer), None) = (&self.writer, &entry.outcome) else {
+            let _ = reply.send(Ok(entry.outcome.is_some().then(|| entry.files())));
+            return;
+        };
+        writer.files(job, |found| {
+            let _ = reply.send(found);
+        });
+    }
+
+    /// What is kept of a job; none if it is of a kind that is not.
+    fn stored(&self, entry: &JobEntry) -> Option<Box<StoredJob>> {
+        let record = entry.ending.as_ref().unwrap_or(&entry.record).clone();
+        let workers = if entry.is_running() { self.workers.keys().cloned().collect() } else { Vec::new() };
+        entry.is_kept.then(|| Box::new(StoredJob { record, model: self.store.fingerprint().to_owned(), workers }))
+    }
+
+    fn forget(&mut self, jobs: Vec<JobId>) {
+        for job in &jobs {
+            self.jobs.remove(job);
+        }
+        if let (Some(writer), false) = (&self.writer, jobs.is_empty()) {
+            writer.keep(Change::Removed(jobs), |_| {});
+        }
+    }
+}
