@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use asyncdiff_model::families::{DenoiserConfig, DenoiserShape, build};
 use asyncdiff_plan::{
-    Choice, Device, LayerMemory, LayerSeconds, LinkCost, Links, PolicyError, Program, Situation, Wishes, choose,
+    Choice, Device, LayerMemory, LayerSeconds, LinkCost, Links, PolicyError, Program, Situation, StepIndex, Wishes,
+    choose,
 };
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
@@ -70,6 +71,7 @@ fn plan(program: &Arc<Program>, wishes: &Wishes, devices: usize, steps: u32) -> 
         &Situation {
             program,
             steps: NonZeroU32::new(steps).unwrap_or(NonZeroU32::MIN),
+            first: StepIndex(0),
             guidance_on: true,
             rows: ROWS,
             layer_seconds: LayerSeconds { whole: &whole, half: &half },
