@@ -49,6 +49,18 @@ impl SimulatedWorker {
         Self::with_config(hub, name, WorkerConfig::simulated(layer_time))
     }
 
+    /// The same with a device whose speed changes: as many operations per second as are said whenever a layer is computed.
+    pub fn with_changing_pace(
+        hub: &SimulatedNetwork,
+        name: &str,
+        flops_per_second: impl Fn() -> f64 + Send + Sync + 'static,
+    ) -> Result<Self, NameError> {
+        let layer_time = LayerTime::new(move |layer, rows| {
+            Duration::from_secs_f64(layer.flops as f64 * f64::from(rows) / flops_per_second())
+        });
+        Self::with_config(hub, name, WorkerConfig::simulated(layer_time))
+    }
+
     /// The same with as little memory as is said, to see what a worker says that cannot do its part.
     pub fn with_memory(hub: &SimulatedNetwork, name: &str, memory_bytes: u64) -> Result<Self, NameError> {
         let layer_time = LayerTime::new(|_, _| Duration::ZERO);

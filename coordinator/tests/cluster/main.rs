@@ -12,3 +12,4 @@ mod misbehaviour;
 mod pictures;
 mod queueing;
 mod support;
+mod unequal;

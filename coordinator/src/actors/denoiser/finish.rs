@@ -11,7 +11,7 @@ use super::decoder::{Decoder, DecoderOrder};
 use super::prepare::{Candidates, blocking};
 use super::recorder::Recorded;
 use super::recovery::is_curable;
-use super::summary::summarize;
+use super::summary::{computes_whole_batches, summarize};
 use crate::actors::Limits;
 use crate::actors::job_reporter::JobReporter;
 use crate::actors::session::WorkerHandle;
@@ -63,6 +63,7 @@ impl Finishing {
         };
         let total_seconds = self.started.elapsed().as_secs_f64();
         let mut reports = join_all(self.ranks.iter().map(|worker| self.release(worker))).await;
+        self.note_paces(&reports);
         let trace = self.request.settings.trace.then(|| self.trace(&mut reports));
         let workers = self.ranks.iter().map(|worker| worker.name().to_owned()).collect();
         let summary = summarize(&self.choice, workers, &reports, &self.recorded, total_seconds);
@@ -190,6 +191,15 @@ impl Finishing {
                 tracing::warn!(worker = worker.name(), %error, "a worker did not report on the job");
                 RankReport::default()
             }
+        }
+    }
+
+    /// What layers took here is what further plans count with.
+    fn note_paces(&self, reports: &[RankReport]) {
+        let rows = self.setup.settings.rows();
+        let rows = if computes_whole_batches(&self.choice) { rows } else { rows / 2 };
+        for (worker, report) in self.ranks.iter().zip(reports) {
+            worker.note_pace(&self.setup.denoiser, rows, &report.layer_seconds);
         }
     }
 

@@ -68,9 +68,14 @@ fn alone_seconds(choice: &Choice, reports: &[RankReport], recorded: &Recorded) -
     }
     let step: f64 = by_layer.values().map(|(sum, count)| sum / f64::from(*count)).sum();
     let schedule = &choice.placed.plan.schedule;
-    // A layer's time is that of one run: half of the batch where most runs have a lane.
+    let runs_per_step = if computes_whole_batches(choice) { 1.0 } else { 2.0 };
+    f64::from(schedule.steps.get()) * (step * runs_per_step + recorded.turnaround.median_seconds)
+}
+
+/// Whether most runs are of the whole batch, so that a layer's reported time is that of all rows; else it is that of one guidance half.
+pub(super) fn computes_whole_batches(choice: &Choice) -> bool {
+    let schedule = &choice.placed.plan.schedule;
     let only_warm_up = schedule.warm_up_steps() == schedule.steps.get();
     let lanes = if only_warm_up { schedule.warm_up_lanes() } else { schedule.lanes() };
-    let runs_per_step = if lanes == [Lane::Whole] { 1.0 } else { 2.0 };
-    f64::from(schedule.steps.get()) * (step * runs_per_step + recorded.turnaround.median_seconds)
+    lanes == [Lane::Whole]
 }

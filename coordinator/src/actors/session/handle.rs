@@ -1,11 +1,11 @@
 //! A worker as the coordinator's other actors use it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use asyncdiff_common::wire::{ComputeType, DenoiserSpec, Endpoint, Hello, LayerCost, WorkerReply, WorkerRequest};
-use asyncdiff_plan::{Epoch, JobId, PlacedPlan, Rank};
+use asyncdiff_plan::{Epoch, JobId, LayerId, PlacedPlan, Rank};
 use asyncdiff_transport::link::LinkSender;
 use bytes::Bytes;
 use ractor::{ActorId, ActorRef};
@@ -13,15 +13,13 @@ use tokio::sync::{oneshot, watch};
 
 use super::admission::ExpectedOfJob;
 use super::known_links::{KnownLink, KnownLinks};
+use super::measurements::Measurements;
 use super::requests::{Answer, NewRequest, RequestFailed};
 use super::tensors::{Route, Routes};
 use super::{SessionAdmission, SessionMessage, TensorPromise, TensorSpec, WorkerRecord, WorkerState};
 use crate::actors::denoiser::DenoiserMessage;
 use crate::denoise::LoopSettings;
 use crate::failure::JobFailed;
-
-/// Measurements kept per session: two for each picture size in use, of the whole batch and of a guidance half.
-const MEASUREMENTS_KEPT: usize = 16;
 
 /// One session with a worker. Clones are the same session; a worker that comes back has another.
 #[derive(Clone)]
@@ -33,11 +31,9 @@ struct Inner {
     link: LinkSender,
     admission: Arc<SessionAdmission>,
     routes: watch::Sender<Routes>,
-    measured: Mutex<Vec<(MeasuredWhat, Arc<[LayerCost]>)>>,
+    measurements: Measurements,
     links: KnownLinks,
 }
-
-type MeasuredWhat = (DenoiserSpec, u32);
 
 /// Who a worker is: its certificate's name and what it said of itself.
 #[derive(Clone)]
@@ -66,8 +62,8 @@ impl WorkerHandle {
         admission: Arc<SessionAdmission>,
         routes: watch::Sender<Routes>,
     ) -> Self {
-        let (measured, links) = (Mutex::default(), KnownLinks::default());
-        Self(Arc::new(Inner { introduction, session, link, admission, routes, measured, links }))
+        let (measurements, links) = (Measurements::default(), KnownLinks::default());
+        Self(Arc::new(Inner { introduction, session, link, admission, routes, measurements, links }))
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -211,20 +207,21 @@ impl WorkerHandle {
         self.0.routes.borrow().get(&job).map(|route| route.denoiser.clone())
     }
 
-    /// Seconds of each layer, if they were measured in this session.
+    /// What each layer costs, if it was measured in this session.
     pub(crate) fn measured(&self, denoiser: &DenoiserSpec, rows: u32) -> Option<Arc<[LayerCost]>> {
-        let measured = self.0.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = measured.iter().find(|((known, known_rows), _)| known == denoiser && *known_rows == rows);
-        found.map(|(_, seconds)| Arc::clone(seconds))
+        self.0.measurements.find(denoiser, rows)
     }
 
     /// Keeps what was measured for further jobs.
-    pub(crate) fn keep_measured(&self, denoiser: DenoiserSpec, rows: u32, seconds: Arc<[LayerCost]>) {
-        let mut measured = self.0.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        if measured.len() == MEASUREMENTS_KEPT {
-            measured.remove(0);
+    pub(crate) fn keep_measured(&self, denoiser: DenoiserSpec, rows: u32, costs: Arc<[LayerCost]>) {
+        self.0.measurements.keep(denoiser, rows, costs);
+    }
+
+    /// Takes notice of how long layers took in a job, for so many rows: further jobs are planned by it.
+    pub(crate) fn note_pace(&self, denoiser: &DenoiserSpec, rows: u32, taken: &[(LayerId, f64)]) {
+        if let Some(factor) = self.0.measurements.correct(denoiser, rows, taken) {
+            tracing::info!(worker = self.name(), factor, "layers took longer or shorter in a job than was measured");
         }
-        measured.push(((denoiser, rows), seconds));
     }
 
     /// What is known of the link to another worker, in this session and in its.

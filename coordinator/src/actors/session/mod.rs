@@ -10,6 +10,7 @@ mod actor;
 mod admission;
 mod handle;
 mod known_links;
+mod measurements;
 mod record;
 mod requests;
 mod state;
