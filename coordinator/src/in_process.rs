@@ -23,49 +23,72 @@ use crate::model_store::{CheckedJob, ModelStore, StoreError};
 /// # Shapes
 /// - returns: see [`Denoised`]
 pub fn run_in_process(store: &ModelStore, spec: JobSpec, ranks: usize) -> Result<Denoised, JobFailed> {
+    run_replanned_in_process(store, spec, ranks, &[])
+}
+
+/// The same for a job that is planned anew after each of these numbers of steps, as one that lost a worker there: what such a job must
+/// come to, if its plan does not depend on who is left.
+///
+/// # Shapes
+/// - returns: see [`Denoised`]
+pub fn run_replanned_in_process(
+    store: &ModelStore,
+    spec: JobSpec,
+    ranks: usize,
+    replanned_after: &[u32],
+) -> Result<Denoised, JobFailed> {
     let mut job = CheckedJob::new(store, spec)?;
     job.setup.settle_compute(std::iter::once(ComputeType::F32));
     let format = match job.setup.denoiser.compute {
         ComputeType::Bf16 => Format::Bf16,
         ComputeType::F32 => Format::F32,
     };
-    let noise = job.noise();
+    // All of them now, so that what is wrong with one is an error before anything is computed.
+    let engine = |first: u32| engine(&job, ranks, StepIndex(first));
+    let mut later = replanned_after
+        .iter()
+        .map(|&first| Ok((first, engine(first)?)))
+        .collect::<Result<BTreeMap<_, _>, JobFailed>>()?;
+    let first = engine(0)?;
+    let conditions = tensors(&job.spec.conditions).map_err(|error| StoreError::Model(error.into()))?;
+    let (timesteps, noise) = (job.scheduler.timesteps().to_vec(), job.noise());
+    let denoise_loop = DenoiseLoop::new(first, job.scheduler, job.setup.settings, &noise);
+    let parts = Parts {
+        program: &job.setup.program,
+        weights: store.denoiser_weights(),
+        kernels: &Kernels::for_device(&Device::Cpu).with_format(format),
+        timesteps: &timesteps,
+        conditions: &conditions,
+    };
+    in_process::run(denoise_loop, &parts, |taken| later.remove(&taken.0)).map_err(|error| match error {
+        InProcessError::Model(error) => StoreError::Model(error).into(),
+        error => JobFailed::Bug { what: error.to_string() },
+    })
+}
+
+/// The engine of the job's plan of the steps from `first` on.
+fn engine(job: &CheckedJob, ranks: usize, first: StepIndex) -> Result<DenoiseEngine, JobFailed> {
     let (setup, now) = (&job.setup, Instant::now());
     let flops = |share: f64| -> Vec<f64> {
         setup.program.program.layers.iter().map(|layer| layer.flops as f64 * share).collect()
     };
     let (whole, half) = (flops(1.0), flops(0.5));
-    let layer_memory = vec![LayerMemory::default(); whole.len()];
     let situation = Situation {
         program: &setup.program.program,
         steps: setup.evaluations,
-        first: StepIndex(0),
+        first,
         guidance_on: setup.settings.guidance_scale.is_some(),
         rows: setup.settings.rows(),
         layer_seconds: LayerSeconds { whole: &whole, half: &half },
-        layer_memory: &layer_memory,
+        layer_memory: &vec![LayerMemory::default(); whole.len()],
         devices: &vec![PlannedDevice { speed: 1.0, memory_bytes: u64::MAX }; ranks],
         links: &Links::uniform(LinkCost::FREE),
         turnaround_seconds: 0.0,
         now,
     };
     let choice = choose(&job.spec.settings.wishes, &situation)?;
-    let conditions = tensors(&job.spec.conditions).map_err(|error| StoreError::Model(error.into()))?;
-    let timesteps = job.scheduler.timesteps().to_vec();
     // Nothing can get stuck on the way: no step is overdue.
-    let engine = DenoiseEngine::new(choice.placed, Duration::MAX, now);
-    let denoise_loop = DenoiseLoop::new(engine, job.scheduler, setup.settings, &noise);
-    let parts = Parts {
-        program: &setup.program,
-        weights: store.denoiser_weights(),
-        kernels: &Kernels::for_device(&Device::Cpu).with_format(format),
-        timesteps: &timesteps,
-        conditions: &conditions,
-    };
-    in_process::run(denoise_loop, &parts).map_err(|error| match error {
-        InProcessError::Model(error) => StoreError::Model(error).into(),
-        error => JobFailed::Bug { what: error.to_string() },
-    })
+    Ok(DenoiseEngine::new(choice.placed, Duration::MAX, now))
 }
 
 fn tensors(conditions: &Conditions) -> Result<BTreeMap<String, Tensor>, candle_core::Error> {

@@ -27,7 +27,7 @@ mod worker_processes;
 pub use actors::{Limits, SubmitRefused, TensorCounts, WorkerRecord, WorkerState};
 pub use cluster::{Cluster, ClusterConfig, ClusterError, JobHandle, PlannedJob};
 pub use failure::{JobFailed, split_hint};
-pub use in_process::run_in_process;
+pub use in_process::{run_in_process, run_replanned_in_process};
 pub use job_spec::{ConditionTensor, Conditions, InitialLatents, JobOutcome, JobSpec, JobTrace, Product, TraceTrack};
 pub use job_store::{JobFiles, JobStore, JobStoreError, Recovered};
 pub use local_cluster::{LocalCluster, LocalClusterConfig, LocalClusterError};

@@ -13,12 +13,13 @@ use asyncdiff_model::encodings::{Decoder, Encoded, Encoder, EncodingError};
 use asyncdiff_model::families::DenoiserProgram;
 use asyncdiff_model::kernels::{Kernels, Value};
 use asyncdiff_plan::{
-    ComponentId, Event, Inbox, InboxError, InputKind, Instance, JobFailure, Lane, Output, Rank, Source, StepIndex, Work,
+    ComponentId, DenoiseEngine, Event, Inbox, InboxError, InputKind, Instance, JobFailure, Lane, Output, Rank, Source,
+    StepIndex, Work,
 };
 use candle_core::Tensor;
 use thiserror::Error;
 
-use super::{DenoiseLoop, Denoised, Effect, floats_from_bytes};
+use super::{DenoiseLoop, Denoised, Effect, ProgressError, floats_from_bytes};
 
 /// What the ranks compute with.
 pub struct Parts<'a> {
@@ -49,6 +50,9 @@ pub enum InProcessError {
     /// A layer or a weight failed.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A plan that does not begin at the step that the loop has come to.
+    #[error(transparent)]
+    Progress(#[from] ProgressError),
     /// Nothing can be computed although the job is not finished: a bug of the plan.
     #[error("nothing is left to compute and the job is not finished; {waiting}")]
     Stuck {
@@ -57,8 +61,12 @@ pub enum InProcessError {
     },
 }
 
-/// Runs a loop to its end.
-pub fn run(mut denoise_loop: DenoiseLoop, parts: &Parts<'_>) -> Result<Denoised, InProcessError> {
+/// Runs a loop to its end. `replan` says after each number of steps taken by which other plan the rest is to be made, if by another.
+pub fn run(
+    mut denoise_loop: DenoiseLoop,
+    parts: &Parts<'_>,
+    mut replan: impl FnMut(StepIndex) -> Option<DenoiseEngine>,
+) -> Result<Denoised, InProcessError> {
     let mut ranks = Ranks::load(&denoise_loop, parts)?;
     denoise_loop.handle_event(Event::Ready, Instant::now());
     loop {
@@ -67,7 +75,13 @@ pub fn run(mut denoise_loop: DenoiseLoop, parts: &Parts<'_>) -> Result<Denoised,
                 Effect::Failed(failure) => return Err(failure.into()),
                 Effect::Finished => return Ok(denoise_loop.into_denoised()),
                 Effect::SendLatents { step, to, payload } => ranks.insert_latents(step, &to, &payload)?,
-                Effect::StepTaken(_) => {}
+                Effect::StepTaken(_) => {
+                    if let Some(engine) = replan(denoise_loop.engine().steps_taken()) {
+                        denoise_loop.replan(engine)?;
+                        ranks = Ranks::load(&denoise_loop, parts)?;
+                        denoise_loop.handle_event(Event::Ready, Instant::now());
+                    }
+                }
             }
         }
         let predictions = ranks.compute_one_each()?;
