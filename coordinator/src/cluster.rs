@@ -192,6 +192,12 @@ impl Cluster {
         ask(&self.parts.membership, MembershipMessage::Workers).await
     }
 
+    /// Has a worker leave as soon as no job needs it; jobs that do move to others first. False if there is none of that name.
+    pub async fn drain(&self, worker: &str) -> Result<bool, ClusterError> {
+        let name = worker.to_owned();
+        ask(&self.parts.membership, |reply| MembershipMessage::Drain { name, reply: Some(reply) }).await
+    }
+
     /// Waits until as many workers are there.
     pub async fn wait_for_workers(&self, wanted: usize, within: Duration) -> Result<(), ClusterError> {
         let mut workers = self.workers.clone();

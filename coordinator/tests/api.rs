@@ -92,6 +92,10 @@ impl Service for InMemory {
         })
     }
 
+    fn drain_worker(&self, name: String) -> ServiceFuture<'_, WorkerView> {
+        answer(Err(ApiError::from_text(&format!("no worker {name}\nhint: start one"), Fault::Operator)))
+    }
+
     fn plan(&self, _settings: GivenSettings) -> ServiceFuture<'_, PlanView> {
         answer(Err(ApiError::from_text("no worker\nhint: start one", Fault::Operator)))
     }

@@ -25,6 +25,9 @@ pub struct WorkerConfig {
     pub device: DeviceKind,
     /// Told when the worker becomes a member and when it loses the coordinator. Default: nobody.
     pub membership: Option<watch::Sender<Membership>>,
+    /// Becomes true when the worker is to leave as soon as no job needs it: the coordinator moves its part of running jobs to others first.
+    /// Default: never.
+    pub drain: Option<watch::Receiver<bool>>,
 }
 
 /// A CPU by the number that the operating system has for it.
@@ -82,6 +85,7 @@ impl WorkerConfig {
             model: None,
             device: DeviceKind::default(),
             membership: None,
+            drain: None,
         }
     }
 

@@ -1,12 +1,13 @@
 //! A worker's life: starts the device and the actors, waits for the end, leaves in order.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use asyncdiff_common::wire::Endpoint;
 use asyncdiff_transport::network::Network;
 use ractor::{Actor, ActorRef};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::actors::{Node, NodeArguments, NodeMessage};
@@ -19,8 +20,9 @@ use asyncdiff_common::system;
 /// How long a leaving worker waits for its actors; a goodbye takes a round trip, and links give themselves a second to drain.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Runs a worker until `shutdown` completes or it cannot go on.
+/// Runs a worker until `shutdown` completes, it is not needed any more, or it cannot go on.
 ///
+/// `shutdown` ends it at once, whatever it does for jobs; see [`WorkerConfig::drain`] for leaving in peace.
 /// `coordinator`: where the coordinator may be, the likeliest first. While it cannot be reached the worker looks for it again and again.
 /// Several workers may run in one process, each on a network of its own.
 pub async fn run(
@@ -46,7 +48,8 @@ pub async fn run(
     let bug = |reason: String| WorkerError::Bug { part: "root actor", reason };
     let (node, mut task) = Node::spawn(None, Node, arguments).await.map_err(|error| bug(error.to_string()))?;
     let result = tokio::select! {
-        error = &mut has_ended => Err(error.unwrap_or_else(|_| bug("it ended".to_owned()))),
+        result = &mut has_ended => result.unwrap_or_else(|_| Err(bug("it ended".to_owned()))),
+        never = ask_to_leave(&node, config.drain) => match never {},
         _ = &mut task => Err(bug("it ended".to_owned())),
         () = shutdown => {
             leave(&node).await;
@@ -64,6 +67,18 @@ async fn open_local(model: Option<String>) -> Result<Option<Arc<LocalCheckpoint>
     let opened = tokio::task::spawn_blocking(move || LocalCheckpoint::open(&model)).await;
     let bug = |error: tokio::task::JoinError| WorkerError::Bug { part: "checkpoint", reason: error.to_string() };
     Ok(Some(Arc::new(opened.map_err(bug)??)))
+}
+
+/// Tells the worker to leave once `drain` says so. What comes of it is told elsewhere.
+async fn ask_to_leave(node: &ActorRef<NodeMessage>, drain: Option<watch::Receiver<bool>>) -> Infallible {
+    if let Some(mut drain) = drain
+        && drain.wait_for(|drain| *drain).await.is_ok()
+    {
+        let reason = "the worker was asked to leave".to_owned();
+        // A node that has ended says so itself.
+        drop(node.cast(NodeMessage::WantToLeave { reason }));
+    }
+    std::future::pending().await
 }
 
 async fn leave(node: &ActorRef<NodeMessage>) {

@@ -124,6 +124,27 @@ async fn a_newer_epoch_replaces_an_older_one_and_not_the_other_way() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_loaded_ahead_is_found_by_the_assignment_that_follows() {
+    let mut single = Single::start(simulated()).await;
+    let assignment = single.assignment();
+    assert!(single.assign(assignment).await.is_ok());
+    let worker = single.worker.clone();
+    // Other components of the same denoiser, for the same worker.
+    let job = TinyJob::new(2, 1, CutShape::Contiguous, schedule(2, 1, 1));
+    let next = job.assignment(&mut single.coordinator, JOB, Rank(0), std::slice::from_ref(&worker));
+    let ahead = Assignment { epoch: Epoch(2), ..next.clone() };
+    let before = single.coordinator.asked_weights;
+    let loaded = single.coordinator.request(&worker, WorkerRequest::Preload(Box::new(ahead))).await;
+    let Ok(WorkerReply::Assigned { resident_bytes }) = loaded else { panic!("{loaded:?}") };
+    let asked = single.coordinator.asked_weights;
+    assert!(resident_bytes > 0 && asked > before);
+    assert!(single.assign(Assignment { epoch: Epoch(3), ..next }).await.is_ok());
+    assert_eq!(single.coordinator.asked_weights, asked, "it was loaded twice");
+    let released = single.coordinator.request(&worker, WorkerRequest::ReleaseJob { job: JOB }).await;
+    assert!(matches!(released, Ok(WorkerReply::Released { .. })));
+}
+
+#[tokio::test(start_paused = true)]
 async fn layers_of_a_simulated_device_are_measured_as_it_is_told() {
     let mut single = Single::start(simulated()).await;
     let layers = vec![LayerId(0), LayerId(3)];

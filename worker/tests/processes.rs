@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use asyncdiff_common::wire::{ToCoordinator, WorkerReply};
+use asyncdiff_common::wire::{ToCoordinator, ToWorker, WorkerReply};
 use asyncdiff_plan::{CutShape, JobId};
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::identity::{ClusterAuthority, CoordinatorAddress, JoinToken};
@@ -79,6 +79,15 @@ async fn terminate(worker: &Child) {
     assert!(Command::new("kill").args(["-TERM", &process]).status().await.unwrap().success());
 }
 
+/// Waits until a worker says that it is to leave.
+async fn wants_to_leave(coordinator: &mut FakeCoordinator) -> PeerName {
+    let leaving = |from: &PeerName, event: &Event| match event {
+        Event::Control(ToCoordinator::WantsToLeave { .. }) => Some(from.clone()),
+        _ => None,
+    };
+    coordinator.wait_for(leaving).await
+}
+
 #[tokio::test]
 async fn two_processes_compute_the_bits_of_one_thread_and_leave_on_a_signal() {
     let cluster = Cluster::start().await;
@@ -98,9 +107,8 @@ async fn two_processes_compute_the_bits_of_one_thread_and_leave_on_a_signal() {
     assert_eq!(predictions, job.in_process());
     for worker in workers {
         terminate(&worker).await;
-        let leaving =
-            |_: &PeerName, event: &Event| matches!(event, Event::Control(ToCoordinator::Leaving { .. })).then_some(());
-        coordinator.wait_for(leaving).await;
+        let name = wants_to_leave(&mut coordinator).await;
+        coordinator.tell(&name, &ToWorker::MayLeave { reason: "nobody needs it".to_owned() }).await;
         let (code, log) = end_of(worker).await;
         assert_eq!(code, 0, "{log}");
     }
@@ -117,6 +125,9 @@ async fn a_worker_that_has_joined_needs_no_line_and_says_in_one_that_it_is_a_mem
         let mut output = BufReader::new(worker.stdout.take().unwrap()).lines();
         let said = tokio::time::timeout(PATIENCE, output.next_line()).await.unwrap().unwrap().unwrap();
         assert!(said.contains("worker a is a member of the cluster"), "{said}");
+        terminate(&worker).await;
+        wants_to_leave(&mut coordinator).await;
+        // Nothing is answered: the second signal ends it.
         terminate(&worker).await;
         assert_eq!(end_of(worker).await.0, 0);
     }

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::encoding;
-use crate::{ComponentId, Encoding, Instance, Lane, LayerId, Plan, Rank, Run, RunId, Slot, StepIndex};
+use crate::{
+    ComponentId, Encoding, Instance, Lane, LayerId, Plan, Program, Rank, Run, RunId, ScheduleError, Slot, StepIndex,
+};
 
 /// A plan with a rank for every slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +76,17 @@ pub enum PlacementError {
     },
 }
 
+/// Why a placement has no counterpart from a step on.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum FromStepError {
+    /// The places do not fit.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// The settings contradict each other.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+}
+
 impl PlacedPlan {
     /// Puts slot `i` of the plan on `ranks[i]`.
     pub fn new(plan: Plan, ranks: Vec<Rank>) -> Result<Self, PlacementError> {
@@ -112,6 +125,15 @@ impl PlacedPlan {
         };
         encoding::encode(&mut self.transfers, self.plan.schedule.warm_up_steps(), of_edge);
         self
+    }
+
+    /// The same placement of the steps from `first` on, by a plan that begins there.
+    pub fn from_step(&self, program: &Program, first: StepIndex) -> Result<Self, FromStepError> {
+        let plan = Plan::new(program, &self.plan.partition, self.plan.schedule.from_step(first))?;
+        // A plan of fewer steps may have no place for the further runs of a stride, which come last.
+        let ranks = self.ranks.iter().copied().take(plan.slots.len()).collect();
+        let placed = Self::new(plan, ranks)?;
+        Ok(placed.encoded(|from, to| self.encodings.get(&(from, to)).copied().unwrap_or_default()))
     }
 
     /// Spreads a plan over devices: each slot to the device that would finish it first, the heaviest slots first, so that components share

@@ -50,6 +50,11 @@ pub enum ToWorker {
         /// Why.
         reason: String,
     },
+    /// No job needs the worker any more, which asked to leave or was asked to: its process ends. The link closes after this.
+    MayLeave {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Worker to coordinator.
@@ -87,6 +92,11 @@ pub enum ToCoordinator {
     },
     /// The worker ends the session on purpose.
     Leaving {
+        /// Why.
+        reason: String,
+    },
+    /// The worker is to leave as soon as no job needs it; answered by `MayLeave`.
+    WantsToLeave {
         /// Why.
         reason: String,
     },
@@ -182,6 +192,9 @@ pub enum WorkerRequest {
         /// The job.
         job: JobId,
     },
+    /// Load the components of an assignment that is to come, while an older one of the job goes on; answered by `Assigned`. What is loaded waits
+    /// for the job's next assignment, or its release.
+    Preload(Box<Assignment>),
 }
 
 /// A denoiser without weights: everything that a program is built from.

@@ -7,6 +7,8 @@
 //! - 3: workers measure their links to each other: probes, and a message that they have arrived.
 //! - 4: the acceptor of a link may offer to share memory; hidden states may travel as f16, bf16 or quantised differences; a ResNet
 //!   block and a transformer are several layers each.
+//! - 5: components may be loaded ahead of the assignment that uses them; a worker that is to leave says so, and is told when no job
+//!   needs it any more.
 
 mod control;
 mod failure;
@@ -21,7 +23,7 @@ pub use failure::WorkerFailure;
 pub use tensor::{ComputeType, DType, MAX_AXES, TENSOR_LIMIT_BYTES, TensorHeader, TensorName};
 
 /// The wire's version: raised whenever a message, a header or a handshake changes its bytes.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 #[cfg(test)]
 mod tests {
@@ -30,8 +32,11 @@ mod tests {
 
     /// Whoever changes these raises [`VERSION`].
     #[test]
-    fn probes_and_their_arrivals_have_the_bytes_of_version_four() {
-        assert_eq!(VERSION, 4);
+    fn probes_and_their_arrivals_have_the_bytes_of_version_five() {
+        assert_eq!(VERSION, 5);
+        let reason = "r".to_owned();
+        assert_eq!(codec::encode(&ToCoordinator::WantsToLeave { reason: reason.clone() }).unwrap(), [6, 1, b'r']);
+        assert_eq!(codec::encode(&ToWorker::MayLeave { reason }).unwrap(), [4, 1, b'r']);
         assert_eq!(codec::encode(&TensorName::Probe(9)).unwrap(), [6, 9]);
         assert_eq!(codec::encode(&ToPeer::ProbeArrived { number: 9 }).unwrap(), [0, 9]);
         let endpoint = Endpoint { host: "h".to_owned(), control_port: 1, data_port: 2 };

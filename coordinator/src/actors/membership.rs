@@ -36,6 +36,8 @@ pub(crate) struct MembershipArguments {
 }
 
 pub(crate) enum MembershipMessage {
+    /// A worker is to leave as soon as no job needs it. Answered with whether it is there.
+    Drain { name: String, reply: Option<RpcReplyPort<bool>> },
     /// A peer opened a link.
     Incoming(Incoming),
     /// A session's worker introduced itself.
@@ -78,6 +80,12 @@ impl Actor for Membership {
         state: &mut MembershipState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
+            MembershipMessage::Drain { name, reply } => {
+                let found = state.drain(&name);
+                // As below.
+                let _ = reply.map(|reply| reply.send(found));
+                Ok(())
+            }
             MembershipMessage::Incoming(incoming) => state.open_session(&myself, incoming).await,
             MembershipMessage::Introduced(worker) => {
                 state.handle_introduced(worker);
@@ -176,6 +184,14 @@ impl MembershipState {
         let _ = worker.session().send_message(SessionMessage::Welcome);
         self.workers.insert(worker.name().to_owned(), worker.clone());
         self.tell_queue(QueueMessage::WorkerJoined(worker));
+    }
+
+    fn drain(&self, name: &str) -> bool {
+        let Some(worker) = self.workers.get(name) else { return false };
+        tracing::info!(worker = name, "worker is to leave");
+        worker.set_leaving();
+        self.tell_queue(QueueMessage::WorkersChanged);
+        true
     }
 
     fn handle_session_ended(&mut self, session: ActorId, reason: &str) {

@@ -11,9 +11,10 @@
 //! Messages:
 //!
 //! ```text
-//!   Membership ──► Queue           WorkerJoined, WorkerLeft
-//!   WorkerSession ──► Membership   Introduced; its end comes by supervision
+//!   Membership ──► Queue           WorkerJoined, WorkerLeft, WorkersChanged (one is to leave)
+//!   WorkerSession ──► Membership   Introduced, Drain; its end comes by supervision
 //!   WorkerSession ──► Denoiser     Prediction (from the task that receives tensors), WorkerLost, WorkerFailed
+//!   Queue ──► Denoiser             Cancel, WorkersChanged
 //!   Denoiser ──► WorkerSession     requests; tensors go straight to the link
 //!   Denoiser ──► Queue             phases, steps, the end
 //! ```

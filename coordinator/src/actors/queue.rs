@@ -115,6 +115,8 @@ pub(crate) enum QueueMessage {
     WorkerLeft {
         name: String,
     },
+    /// A worker is to leave.
+    WorkersChanged,
 }
 
 pub(crate) struct QueueState {
@@ -249,6 +251,7 @@ impl QueueState {
                 self.workers.remove(&name);
                 self.tell_workers();
             }
+            QueueMessage::WorkersChanged => self.tell_workers(),
         }
     }
 
@@ -334,7 +337,7 @@ impl QueueState {
         // The news of a lost worker may be on its way while its job's end is here already.
         let workers: Vec<WorkerHandle> =
             self.workers.values().filter(|worker| worker.is_connected()).cloned().collect();
-        if workers.is_empty() {
+        if workers.iter().all(WorkerHandle::is_leaving) {
             let first = self.waiting.front().copied();
             if let Some(entry) = first.and_then(|job| self.jobs.get_mut(&job))
                 && entry.record.phase != WAITING_FOR_WORKERS

@@ -116,6 +116,11 @@ impl Client {
         self.json(self.request(Method::GET, &format!("/v1/jobs/{}", id.0))).await
     }
 
+    /// Has a worker leave as soon as no job needs it. Names are of letters, digits and a few signs, so that they need no escaping.
+    pub async fn drain(&self, worker: &str) -> Result<WorkerView, ClientError> {
+        self.json(self.request(Method::POST, &format!("/v1/workers/{worker}/drain"))).await
+    }
+
     /// Cancels a job.
     pub async fn cancel(&self, id: JobId) -> Result<JobRecord, ClientError> {
         self.json(self.request(Method::DELETE, &format!("/v1/jobs/{}", id.0))).await

@@ -133,6 +133,19 @@ impl Service for ClusterService {
         Box::pin(async { Ok(self.cluster.workers().await?.iter().map(worker_view).collect()) })
     }
 
+    fn drain_worker(&self, name: String) -> ServiceFuture<'_, WorkerView> {
+        Box::pin(async move {
+            let unknown =
+                || ApiError::not_found(format!("there is no worker {name}"), "`coordinator workers` lists them");
+            let workers = self.cluster.workers().await?;
+            if !self.cluster.drain(&name).await? {
+                return Err(unknown());
+            }
+            let worker = workers.iter().find(|worker| worker.name == name).ok_or_else(unknown)?;
+            Ok(worker_view(&WorkerRecord { state: WorkerState::Leaving, ..worker.clone() }))
+        })
+    }
+
     fn plan(&self, settings: GivenSettings) -> ServiceFuture<'_, PlanView> {
         Box::pin(async move {
             let settings = settings.complete(&self.defaults)?;
@@ -176,6 +189,7 @@ pub(crate) fn event_stream(handle: JobHandle) -> EventStream {
 
 fn worker_view(worker: &WorkerRecord) -> WorkerView {
     let state = match worker.state {
+        WorkerState::Leaving => "leaving",
         WorkerState::Ready => "ready",
         WorkerState::Working => "working",
     };

@@ -41,6 +41,7 @@ pub(super) fn router(service: Arc<dyn Service>, token: BearerToken, limits: &Api
         .route("/v1/jobs/{id}/picture", get(picture))
         .route("/v1/jobs/{id}/trace", get(trace))
         .route("/v1/workers", get(workers))
+        .route("/v1/workers/{name}/drain", post(drain_worker))
         .route("/v1/plan", post(plan))
         .route("/v1/join-lines", post(join_line))
         .fallback(unknown_route)
@@ -81,6 +82,10 @@ async fn trace(State(shared): State<Shared>, Path(id): Path<String>) -> Result<R
 
 async fn workers(State(shared): State<Shared>) -> Answer<Vec<WorkerView>> {
     shared.service.workers().await.map(Json)
+}
+
+async fn drain_worker(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<WorkerView> {
+    shared.service.drain_worker(name).await.map(Json)
 }
 
 async fn plan(State(shared): State<Shared>, body: Payload) -> Answer<PlanView> {

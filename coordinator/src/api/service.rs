@@ -40,6 +40,9 @@ pub trait Service: Send + Sync + 'static {
     /// The workers.
     fn workers(&self) -> ServiceFuture<'_, Vec<WorkerView>>;
 
+    /// Has a worker leave as soon as no job needs it; jobs that do move to others first. The worker as it is then.
+    fn drain_worker(&self, name: String) -> ServiceFuture<'_, WorkerView>;
+
     /// What would be done for these settings.
     fn plan(&self, settings: GivenSettings) -> ServiceFuture<'_, PlanView>;
 

@@ -68,6 +68,8 @@ enum Command {
     Cancel(commands::queries::JobIdArgs),
     /// List workers
     Workers(commands::queries::ListArgs),
+    /// Have a worker leave as soon as no job needs it: its part of running jobs moves to others first
+    Drain(commands::queries::DrainArgs),
     /// Show how a job would be split and how long it would take, without running it
     Plan(Box<commands::plan::PlanArgs>),
     /// Print a new line for `worker join`
@@ -131,6 +133,7 @@ async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Jobs(args) => commands::queries::jobs(args).await,
         Command::Job(args) => commands::queries::job(args).await,
         Command::Cancel(args) => commands::queries::cancel(args).await,
+        Command::Drain(args) => commands::queries::drain(args).await,
         Command::Workers(args) => commands::queries::workers(args).await,
         Command::Plan(args) => commands::plan::run(*args).await,
         Command::JoinLine(args) => commands::join_line::run(args).await,

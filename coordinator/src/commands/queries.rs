@@ -1,10 +1,11 @@
-//! `coordinator jobs`, `job`, `cancel`, `workers`: one question and its answer each.
+//! `coordinator jobs`, `job`, `cancel`, `workers`, `drain`: one question and its answer each.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use asyncdiff_common::exit::ExitCode;
 use asyncdiff_plan::JobId;
+use asyncdiff_transport::WorkerName;
 use clap::Args;
 use serde::Serialize;
 
@@ -55,6 +56,21 @@ pub(crate) struct JobIdArgs {
     connect: ConnectArgs,
 }
 
+/// Arguments of `coordinator drain`.
+#[derive(Args, Debug)]
+pub(crate) struct DrainArgs {
+    /// The worker's name
+    #[arg(value_parser = |text: &str| WorkerName::new(text))]
+    worker: WorkerName,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
 pub(crate) async fn jobs(args: ListArgs) -> Result<ExitCode, Failure> {
     let jobs = args.connect.client().await?.jobs().await?;
     print(args.json, &jobs, || jobs_table(&jobs))
@@ -74,6 +90,14 @@ pub(crate) async fn job(JobArgs { job: args, out, reconnect_for }: JobArgs) -> R
 pub(crate) async fn cancel(args: JobIdArgs) -> Result<ExitCode, Failure> {
     let job = args.connect.client().await?.cancel(args.id).await?;
     print(args.json, &job, || job_text(&job))
+}
+
+pub(crate) async fn drain(args: DrainArgs) -> Result<ExitCode, Failure> {
+    let worker = args.connect.client().await?.drain(args.worker.as_str()).await?;
+    print(args.json, &worker, || {
+        let name = &worker.name;
+        format!("worker {name} leaves as soon as no job needs it; `coordinator workers` shows it until then")
+    })
 }
 
 pub(crate) async fn workers(args: ListArgs) -> Result<ExitCode, Failure> {

@@ -10,15 +10,15 @@ use crate::harness::{Place, Running, png_size};
 const CONFIG: &str =
     "[cluster]\nlisten = \"127.0.0.1\"\ncontrol_port = 0\ndata_port = 0\n[api]\nlisten = \"127.0.0.1:0\"\n";
 
-struct Served {
-    place: Place,
+pub(crate) struct Served {
+    pub(crate) place: Place,
     server: Running,
     join_line: String,
     client_line: String,
 }
 
 impl Served {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
@@ -32,18 +32,13 @@ impl Served {
         Self { place, server, join_line, client_line }
     }
 
-    fn join(&self, name: &str) -> Running {
-        let worker = self.place.start(&[
-            "local-worker",
-            "join",
-            &self.join_line,
-            "--name",
-            name,
-            "--threads",
-            "1",
-            "--state-dir",
-            name,
-        ]);
+    pub(crate) fn join(&self, name: &str) -> Running {
+        self.join_with(name, &[])
+    }
+
+    pub(crate) fn join_with(&self, name: &str, options: &[&str]) -> Running {
+        let join = ["local-worker", "join", &self.join_line, "--name", name, "--threads", "1", "--state-dir", name];
+        let worker = self.place.start(&[&join, options].concat());
         worker.wait_for("is a member");
         worker
     }

@@ -10,6 +10,7 @@ mod failures;
 mod links;
 mod measured_links;
 mod misbehaviour;
+mod moving;
 mod pictures;
 mod queueing;
 mod support;

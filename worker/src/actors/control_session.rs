@@ -193,6 +193,12 @@ impl SessionState {
                 let (frame, reason) = ("control message".to_owned(), "a request before the welcome".to_owned());
                 link.close(Farewell::Misbehaviour(Misbehaviour::Malformed { frame, reason }));
             }
+            ToWorker::MayLeave { reason } => {
+                link.close(Farewell::Done);
+                self.stage = Stage::Ended;
+                self.tell_membership(Membership::Joining);
+                self.tell_node(NodeMessage::MayLeave { reason });
+            }
             ToWorker::Goodbye { reason } => {
                 link.close(Farewell::Done);
                 self.lose(myself, &format!("the coordinator says goodbye: {reason}"));

@@ -20,12 +20,14 @@ use asyncdiff_common::owned_task::OwnedTask;
 
 /// Joins and works until `lifetime` ends.
 pub(super) async fn join(options: JoinOptions, threads: NonZeroU32, lifetime: Lifetime) -> Result<(), CliError> {
-    let shutdown = lifetime.shutdown()?;
+    let (drain, mut is_draining) = watch::channel(false);
+    let shutdown = lifetime.shutdown(drain)?;
     tokio::pin!(shutdown);
     let home = home::open(options.state_dir.as_deref())?;
     let joined = tokio::select! {
         joined = membership::obtain(&home, &options) => joined?,
         () = &mut shutdown => return Ok(()),
+        _ = is_draining.wait_for(|drain| *drain) => return Ok(()),
     };
     let listen = options.listen.unwrap_or_else(|| default_listen(&joined.coordinator));
     let name = joined.identity.name().clone();
@@ -51,6 +53,7 @@ pub(super) async fn join(options: JoinOptions, threads: NonZeroU32, lifetime: Li
     };
     config.memory_bytes = options.memory.unwrap_or(config.memory_bytes);
     config.membership = Some(membership);
+    config.drain = Some(is_draining);
     let announcement = announcement(&name, &joined, &config);
     let _announcing = OwnedTask::spawn(announce(changes, announcement));
     let coordinator = joined.coordinator.into_iter().map(endpoint).collect();

@@ -3,6 +3,7 @@
 mod draft;
 mod encoding;
 mod score;
+mod switch;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::{
     Program, RoundStart, ScheduleError, StepIndex, TimeShift, predict,
 };
 use draft::Draft;
+pub use switch::Switch;
 
 /// With no more steps than this, hidden states change too much from step to step for one that is a round old to be of use.
 const FEW_STEPS: u32 = 8;

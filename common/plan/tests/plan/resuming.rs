@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::invariants::{any_case, chooser, place};
 use crate::support::{Case, Rows};
-use asyncdiff_plan::{Partition, Plan, Schedule, StepIndex};
+use asyncdiff_plan::{Encoding, Partition, Plan, Schedule, StepIndex};
 use proptest::prelude::*;
 
 /// The latents that each step of sequential denoising starts from, and the final ones.
@@ -52,6 +52,22 @@ proptest! {
         let start = case.noise();
         let outcome = rest.cluster_from(&place(&rest, &ranks), start.clone(), chooser(order));
         prop_assert_eq!(outcome.latents, rest.oracle_from(start));
+    }
+
+    #[test]
+    fn a_placement_keeps_its_ranks_and_encodings_from_any_step_on(
+        case in any_case(),
+        first in any::<u32>(),
+        ranks in prop::collection::vec(0u16..5, 1..8),
+        encoding in prop::sample::select(Encoding::ALL.to_vec()),
+    ) {
+        let placed = place(&case, &ranks).encoded(|_, _| encoding);
+        let rest = from_step(&case, first);
+        let moved = placed.from_step(&case.program, rest.schedule.first).unwrap();
+        prop_assert_eq!(&moved.plan, &Plan::new(&case.program, &case.partition, rest.schedule).unwrap());
+        prop_assert_eq!(&moved.ranks[..], &placed.ranks[..moved.ranks.len()]);
+        prop_assert!(moved.encodings.values().all(|found| *found == encoding));
+        prop_assert!(moved.transfers.iter().all(|transfer| transfer.is_sound()));
     }
 
     #[test]

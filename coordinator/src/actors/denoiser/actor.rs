@@ -9,6 +9,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
 use super::decoder::Decoder;
+use super::moving::Outcome;
 use super::prepare::Prepared;
 use super::state::DenoiserState;
 use crate::actors::Limits;
@@ -48,6 +49,7 @@ pub(crate) enum DenoiserMessage {
     Cancel,
     DecoderPrepared(DecoderPrepared),
     Finished(FinishResult),
+    Moved(Moved),
     Prediction(ArrivedPrediction),
     Prepared(PrepareResult),
     /// A worker that another one could not reach was not lost meanwhile.
@@ -76,6 +78,13 @@ pub(crate) struct DecoderPrepared {
     pub(super) session: ActorId,
     pub(super) result: Result<Decoder, JobFailed>,
 }
+/// What came of another placement that was to be made ready.
+pub(crate) struct Moved {
+    /// Of its preload.
+    pub(super) epoch: Epoch,
+    pub(super) result: Result<Outcome, JobFailed>,
+}
+
 /// What the finishing task came back with.
 pub(crate) struct FinishResult(pub(super) Result<Box<JobOutcome>, JobFailed>);
 /// What the preparing task came back with.
@@ -124,6 +133,10 @@ impl Actor for Denoiser {
             DenoiserMessage::Cancel => state.cancel(&myself),
             DenoiserMessage::DecoderPrepared(prepared) => state.handle_decoder(&myself, prepared),
             DenoiserMessage::Finished(FinishResult(result)) => state.end(&myself, result),
+            DenoiserMessage::Moved(moved) => {
+                state.handle_moved(&myself, moved);
+                state.consider_moving(&myself);
+            }
             DenoiserMessage::Prepared(prepared) => state.handle_prepared(&myself, prepared),
             DenoiserMessage::SuspicionExpired(suspicion) => state.handle_suspicion(&myself, suspicion),
             DenoiserMessage::WorkerFailed { worker, epoch, failure } => {
@@ -133,7 +146,7 @@ impl Actor for Denoiser {
                 state.handle_successor(successor);
                 state.handle_worker_lost(&myself, &worker, reason);
             }
-            DenoiserMessage::WorkersChanged(workers) => state.handle_workers(workers),
+            DenoiserMessage::WorkersChanged(workers) => state.handle_workers(&myself, workers),
         }
         Ok(())
     }

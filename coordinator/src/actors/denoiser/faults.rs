@@ -55,7 +55,7 @@ impl DenoiserState {
         self.reporter.warnings(vec![told]);
         // While it runs, a suspicion has waited already.
         let pause = if cure == Cure::AnotherPath && is_preparing { self.suspicion_lasts() } else { Duration::ZERO };
-        self.prepare(myself, start, pause);
+        self.prepare(myself, start, pause, None);
     }
 
     /// A worker that cannot reach another one is often the first to notice that the other is lost; so the heartbeat is
@@ -128,13 +128,9 @@ impl DenoiserState {
         });
     }
 
-    /// Who is in the cluster now.
-    pub(super) fn handle_workers(&mut self, workers: Vec<WorkerHandle>) {
-        self.workers.send_replace(workers);
-    }
-
     fn stage(&self) -> Stage {
-        if self.epoch == FIRST_EPOCH { Stage::Starting } else { Stage::Started }
+        let is_first = self.epoch == FIRST_EPOCH;
+        if is_first { Stage::Starting } else { Stage::Started }
     }
 
     /// Somewhat longer than it takes to notice that a worker is lost.

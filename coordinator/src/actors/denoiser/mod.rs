@@ -3,7 +3,8 @@
 //! ```text
 //!   prepare (task)            wait for workers ► encode the prompt ► measure ► plan ► assign components ► send conditions
 //!   denoise (in the actor)    noise prediction in ► guidance, noise scheduler step ► latents out
-//!     └─ a fault ──────────►  prepare again, from the step that it has come to, with who is left
+//!     ├─ a fault ──────────►  prepare again, from the step that it has come to, with who is left
+//!     └─ somebody leaves or joined ► load another placement (task), change to it at the end of a step
 //!   decoder (task)            begins when half of the steps are taken
 //!   finish (task)             decode, elsewhere if need be ► encode the picture ► release the job at every worker ► summary
 //! ```
@@ -16,6 +17,7 @@ mod decoder;
 mod denoising;
 mod faults;
 mod finish;
+mod moving;
 mod prepare;
 mod recorder;
 mod recovery;

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::actor::DenoiserMessage;
+use super::moving::Ready;
 use crate::actors::Limits;
 use crate::actors::job_reporter::JobReporter;
 use crate::actors::planning::make_plan;
@@ -35,6 +36,8 @@ pub(super) struct Preparation {
     pub(super) reporter: JobReporter,
     pub(super) candidates: Candidates,
     pub(super) placing: Placing,
+    /// The placement, if its components are loaded.
+    pub(super) ready: Option<Ready>,
     pub(super) store: Arc<ModelStore>,
     pub(super) limits: Limits,
     pub(super) denoiser: ActorRef<DenoiserMessage>,
@@ -80,6 +83,8 @@ pub(super) struct Prepared {
     /// With what the denoiser is computed in.
     pub(super) setup: DenoiseSetup,
     pub(super) conditions: Arc<[ConditionFrame]>,
+    /// Whom the plan could have used.
+    pub(super) considered: HashSet<ActorId>,
 }
 
 pub(super) type ConditionFrame = (String, Vec<u32>, Bytes);
@@ -94,21 +99,55 @@ impl Preparation {
             self.setup.settle_compute(workers.iter().map(WorkerHandle::fastest));
         }
         let conditions = self.conditions(&workers).await?;
-        self.reporter.phase("planning");
-        let (wishes, first) = (&self.settings.wishes, self.placing.first);
-        let choice = make_plan(&workers, &self.setup, wishes, &self.limits, first).await?.choice;
-        self.reporter.warnings(choice.notes.clone());
-        tracing::info!(job = %self.job(), epoch = %self.placing.epoch, plan = choice.reason, "planned");
+        let considered = workers.iter().map(WorkerHandle::session_id).collect();
+        let (choice, ranks) = match self.ready.take() {
+            Some(ready) => (self.brought_here(ready.choice)?, ready.ranks),
+            None => {
+                self.reporter.phase("planning");
+                let choice = self.choose(&workers).await?;
+                self.reporter.warnings(choice.notes.clone());
+                let ranks = ranks_of(&choice, workers);
+                (choice, ranks)
+            }
+        };
         self.reporter.phase("loading components");
-        let ranks: Vec<WorkerHandle> = workers.into_iter().take(usize::from(choice.placed.world_size)).collect();
         let assignments = self.assignments(&choice.placed, &ranks).await?;
         self.open_doors(&choice.placed, &ranks);
-        let assigning = assignments.into_iter().map(|(rank, assignment)| self.assign(&ranks[rank.index()], assignment));
+        let assigning = assignments.into_iter().map(|(rank, assignment)| {
+            self.ask_to_load(&ranks[rank.index()], WorkerRequest::Assign(Box::new(assignment)))
+        });
         try_join_all(assigning).await?;
         let readers = choice.placed.ranks().filter(|&rank| has_runs(&choice.placed, rank));
         let sending = readers.map(|rank| self.send_conditions(&ranks[rank.index()], &conditions));
         try_join_all(sending).await?;
-        Ok(Prepared { choice, ranks, setup: self.setup, conditions })
+        Ok(Prepared { choice, ranks, setup: self.setup, conditions, considered })
+    }
+
+    /// A plan for workers from this placement's first step on.
+    pub(super) async fn choose(&self, workers: &[WorkerHandle]) -> Result<Choice, JobFailed> {
+        let (wishes, first) = (&self.settings.wishes, self.placing.first);
+        let choice = make_plan(workers, &self.setup, wishes, &self.limits, first).await?.choice;
+        tracing::info!(job = %self.job(), epoch = %self.placing.epoch, plan = choice.reason, "planned");
+        Ok(choice)
+    }
+
+    /// Has ranks load what a placement gives them, while they go on with another.
+    pub(super) async fn load(&self, placed: &PlacedPlan, ranks: &[WorkerHandle]) -> Result<(), JobFailed> {
+        let assignments = self.assignments(placed, ranks).await?;
+        let loading = assignments.into_iter().map(|(rank, assignment)| {
+            self.ask_to_load(&ranks[rank.index()], WorkerRequest::Preload(Box::new(assignment)))
+        });
+        try_join_all(loading).await.map(|_| ())
+    }
+
+    /// A choice that was made some steps ago, from this placement's first step on.
+    fn brought_here(&self, choice: Choice) -> Result<Choice, JobFailed> {
+        let planned = f64::from(choice.placed.plan.schedule.remaining_steps().max(1));
+        let bug = |error: asyncdiff_plan::FromStepError| JobFailed::Bug { what: error.to_string() };
+        let placed = choice.placed.from_step(&self.setup.program.program, self.placing.first).map_err(bug)?;
+        let mut prediction = choice.prediction;
+        prediction.seconds *= f64::from(placed.plan.schedule.remaining_steps()) / planned;
+        Ok(Choice { placed, prediction, ..choice })
     }
 
     fn job(&self) -> JobId {
@@ -197,9 +236,8 @@ impl Preparation {
         }
     }
 
-    async fn assign(&self, worker: &WorkerHandle, assignment: Assignment) -> Result<(), JobFailed> {
+    async fn ask_to_load(&self, worker: &WorkerHandle, body: WorkerRequest) -> Result<(), JobFailed> {
         let what = "loading its components";
-        let body = WorkerRequest::Assign(Box::new(assignment));
         match worker.request(what, body, self.limits.load_within).await? {
             WorkerReply::Assigned { resident_bytes } => {
                 tracing::debug!(worker = worker.name(), resident_bytes, "assigned");
@@ -287,6 +325,11 @@ impl Candidates {
         self.wait(reporter).await?.into_iter().next().ok_or_else(nobody)
     }
 
+    /// Those who are there now.
+    pub(super) fn now(&mut self) -> Vec<WorkerHandle> {
+        self.found()
+    }
+
     /// Whether there is one now.
     pub(super) fn are_there(&mut self) -> bool {
         !self.found().is_empty()
@@ -296,10 +339,19 @@ impl Candidates {
         let workers = self.workers.borrow_and_update();
         let usable =
             workers.iter().filter(|worker| worker.is_connected() && !self.excluded.contains(&worker.session_id()));
-        let found: Vec<WorkerHandle> = usable.cloned().collect();
+        let mut found: Vec<WorkerHandle> = usable.cloned().collect();
+        // Who is about to leave is used if there is nobody else: it stays for as long.
+        if found.iter().any(|worker| !worker.is_leaving()) {
+            found.retain(|worker| !worker.is_leaving());
+        }
         let is_enough = found.iter().any(|worker| !self.not_enough.contains(&worker.session_id()));
         if is_enough { found } else { Vec::new() }
     }
+}
+
+/// The workers of a plan that was chosen for `workers`, by rank.
+pub(super) fn ranks_of(choice: &Choice, workers: Vec<WorkerHandle>) -> Vec<WorkerHandle> {
+    workers.into_iter().take(usize::from(choice.placed.world_size)).collect()
 }
 
 fn has_runs(placed: &PlacedPlan, rank: Rank) -> bool {

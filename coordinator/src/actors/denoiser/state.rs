@@ -15,6 +15,7 @@ use super::actor::{DenoiserArguments, DenoiserMessage, FinishResult, PrepareResu
 use super::decoder::DecoderState;
 use super::denoising::{Denoising, Progress};
 use super::finish::{Decoding, Finishing};
+use super::moving::{Moving, Ready};
 use super::prepare::{Candidates, JobConditions, Placing, Preparation, Prepared};
 use super::recorder::{Recorded, Recorder};
 use super::recovery::Recoveries;
@@ -45,8 +46,10 @@ pub(crate) struct DenoiserState {
     pub(super) store: Arc<ModelStore>,
     pub(super) limits: Limits,
     started: Instant,
-    /// Of the newest placement.
+    /// Of the placement that is followed or prepared.
     pub(super) epoch: Epoch,
+    /// The newest that was given away.
+    newest_epoch: Epoch,
     timesteps: Arc<[f64]>,
     conditions: JobConditions,
     /// The first plan in one line: what the picture's file says.
@@ -56,6 +59,10 @@ pub(crate) struct DenoiserState {
     /// Who could not load the decoder.
     pub(super) not_decoders: HashSet<ActorId>,
     pub(super) recoveries: Recoveries,
+    /// A placement that is made ready.
+    pub(super) moving: Option<Moving>,
+    /// Sessions that were thought of when the newest plan was made.
+    pub(super) planned_with: HashSet<ActorId>,
     /// Sessions that are known to have ended.
     pub(super) lost: HashSet<ActorId>,
     /// Sessions that together cannot hold the model.
@@ -77,6 +84,8 @@ pub(super) enum Phase {
     Denoising {
         denoising: Box<Denoising>,
         choice: Box<Choice>,
+        /// What a step is predicted to take.
+        step_seconds: f64,
         _ticking: OwnedTask,
     },
     /// All steps are taken and the decoder is still loading.
@@ -122,6 +131,7 @@ impl DenoiserState {
             limits,
             started,
             epoch: Epoch::default(),
+            newest_epoch: Epoch::default(),
             timesteps: Arc::new([]),
             conditions: JobConditions::Ready(Arc::new([])),
             outline: None,
@@ -129,6 +139,8 @@ impl DenoiserState {
             decoder: DecoderState::NotAsked,
             not_decoders: HashSet::new(),
             recoveries: Recoveries::new(started),
+            moving: None,
+            planned_with: HashSet::new(),
             lost: HashSet::new(),
             not_enough: HashSet::new(),
             suspicion: None,
@@ -146,34 +158,57 @@ impl DenoiserState {
         let CheckedJob { spec, tokens, scheduler, .. } = *checked;
         self.timesteps = scheduler.timesteps().into();
         self.conditions = JobConditions::new(tokens, &spec.conditions);
-        self.prepare(myself, Start::Fresh(Box::new((scheduler, noise))), Duration::ZERO);
+        self.prepare(myself, Start::Fresh(Box::new((scheduler, noise))), Duration::ZERO, None);
     }
 
     /// Prepares a placement in a new epoch. What comes of older ones is late from now on.
-    pub(super) fn prepare(&mut self, myself: &ActorRef<DenoiserMessage>, start: Start, pause: Duration) {
-        self.epoch = Epoch(self.epoch.0 + 1);
-        self.suspicion = None;
+    pub(super) fn prepare(
+        &mut self,
+        myself: &ActorRef<DenoiserMessage>,
+        start: Start,
+        pause: Duration,
+        ready: Option<Ready>,
+    ) {
+        self.epoch = self.next_epoch();
+        (self.suspicion, self.moving) = (None, None);
         for worker in self.workers.borrow().iter().filter(|_| self.epoch != FIRST_EPOCH) {
             worker.close_job(self.reporter.job);
         }
         let epoch = self.epoch;
-        let preparation = Preparation {
+        let mut preparation = self.preparation(myself, epoch, start.step());
+        (preparation.placing.pause, preparation.ready) = (pause, ready);
+        let report = reporting(myself, move |result| {
+            DenoiserMessage::Prepared(PrepareResult { epoch, result: result.map(Box::new) })
+        });
+        let task = OwnedTask::spawn_reporting(preparation.run(), report);
+        self.phase = Phase::Preparing { start, _task: task };
+    }
+
+    /// Epochs are given away once, also to placements that come to nothing.
+    pub(super) fn next_epoch(&mut self) -> Epoch {
+        self.newest_epoch = Epoch(self.newest_epoch.0 + 1);
+        self.newest_epoch
+    }
+
+    pub(super) fn preparation(
+        &self,
+        myself: &ActorRef<DenoiserMessage>,
+        epoch: Epoch,
+        first: StepIndex,
+    ) -> Preparation {
+        Preparation {
             setup: self.setup.clone(),
             settings: self.request.settings.clone(),
             conditions: self.conditions.clone(),
             timesteps: Arc::clone(&self.timesteps),
             reporter: self.reporter.clone(),
             candidates: Candidates { not_enough: self.not_enough.clone(), ..self.candidates() },
-            placing: Placing { epoch, first: start.step(), pause },
+            placing: Placing { epoch, first, pause: Duration::ZERO },
+            ready: None,
             store: Arc::clone(&self.store),
             limits: self.limits.clone(),
             denoiser: myself.clone(),
-        };
-        let report = reporting(myself, move |result| {
-            DenoiserMessage::Prepared(PrepareResult { epoch, result: result.map(Box::new) })
-        });
-        let task = OwnedTask::spawn_reporting(preparation.run(), report);
-        self.phase = Phase::Preparing { start, _task: task };
+        }
     }
 
     pub(super) fn handle_prepared(&mut self, myself: &ActorRef<DenoiserMessage>, prepared: PrepareResult) {
@@ -187,15 +222,19 @@ impl DenoiserState {
     }
 
     fn start_denoising(&mut self, myself: &ActorRef<DenoiserMessage>, prepared: Prepared) {
-        let Phase::Preparing { start, .. } = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
-        let Prepared { mut choice, ranks, setup, conditions } = prepared;
+        // Not `Ended`, so that what goes wrong in between can end the job.
+        let nothing = Phase::Finishing { _task: OwnedTask::spawn(async {}) };
+        let Phase::Preparing { start, .. } = std::mem::replace(&mut self.phase, nothing) else { return };
+        let Prepared { mut choice, ranks, setup, conditions, considered } = prepared;
+        self.planned_with.extend(considered);
         (self.setup, self.conditions) = (setup, JobConditions::Ready(conditions));
         self.not_enough.clear();
         self.release_others(&ranks);
         self.reporter.phase("denoising");
         let evaluations = self.setup.evaluations.get();
         let steps = choice.placed.plan.schedule.remaining_steps().max(1);
-        let limit = self.limits.step_limit(choice.prediction.seconds / f64::from(steps));
+        let step_seconds = choice.prediction.seconds / f64::from(steps);
+        let limit = self.limits.step_limit(step_seconds);
         let engine = DenoiseEngine::new(choice.placed.clone(), limit, Instant::now().into_std());
         let denoising = match start {
             Start::Fresh(start) => {
@@ -208,8 +247,6 @@ impl DenoiserState {
                 // What had passed and what is left: the prediction of a job that was planned anew.
                 choice.prediction.seconds += denoising.seconds();
                 if let Err(failed) = denoising.replan(engine, self.epoch, ranks) {
-                    self.phase =
-                        Phase::Denoising { denoising, choice: Box::new(choice), _ticking: OwnedTask::spawn(async {}) };
                     return self.end(myself, Err(failed));
                 }
                 denoising
@@ -217,8 +254,9 @@ impl DenoiserState {
         };
         self.outline.get_or_insert_with(|| choice.outline.clone());
         let ticking = OwnedTask::spawn(tick(myself.clone()));
-        self.phase = Phase::Denoising { denoising, choice: Box::new(choice), _ticking: ticking };
+        self.phase = Phase::Denoising { denoising, choice: Box::new(choice), step_seconds, _ticking: ticking };
         self.denoise(myself, |denoising| denoising.handle_event(Event::Ready));
+        self.consider_moving(myself);
     }
 
     /// Whoever had a part in an older placement and has none now is to forget it; but not the decoder.
@@ -250,6 +288,7 @@ impl DenoiserState {
         match progress {
             Progress::Failed(failed) => self.meet(myself, failed),
             Progress::Finished => self.finish(myself),
+            Progress::Going if taken != before => self.move_if_ready(myself),
             Progress::Going => {}
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use asyncdiff_common::wire::{ComputeType, DenoiserSpec, Endpoint, Hello, LayerCost, WorkerReply, WorkerRequest};
@@ -33,6 +34,8 @@ struct Inner {
     routes: watch::Sender<Routes>,
     measurements: Measurements,
     links: KnownLinks,
+    /// No job is to use it any more.
+    leaving: AtomicBool,
 }
 
 /// Who a worker is: its certificate's name and what it said of itself.
@@ -63,7 +66,8 @@ impl WorkerHandle {
         routes: watch::Sender<Routes>,
     ) -> Self {
         let (measurements, links) = (Measurements::default(), KnownLinks::default());
-        Self(Arc::new(Inner { introduction, session, link, admission, routes, measurements, links }))
+        let leaving = AtomicBool::new(false);
+        Self(Arc::new(Inner { introduction, session, link, admission, routes, measurements, links, leaving }))
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -102,6 +106,21 @@ impl WorkerHandle {
         self.0.link.close_reason().is_none()
     }
 
+    /// Notes that the worker is to leave as soon as no job needs it.
+    pub(crate) fn set_leaving(&self) {
+        self.0.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the worker is to leave as soon as no job needs it.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.0.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has a part in a job.
+    pub(crate) fn is_serving(&self) -> bool {
+        !self.0.routes.borrow().is_empty()
+    }
+
     /// Whether the worker shares this machine: it is in this process or comes from a loopback address.
     pub(crate) fn is_local(&self) -> bool {
         self.0.link.remote_address().is_none_or(|address| address.ip().is_loopback())
@@ -119,7 +138,11 @@ impl WorkerHandle {
         let Introduction { name, hello, endpoint } = &self.0.introduction;
         WorkerRecord {
             name: name.clone(),
-            state: if serving.is_some() { WorkerState::Working } else { WorkerState::Ready },
+            state: match serving {
+                _ if self.is_leaving() => WorkerState::Leaving,
+                Some(_) => WorkerState::Working,
+                None => WorkerState::Ready,
+            },
             job: serving.map(|(job, _)| *job),
             rank: serving.map(|(_, route)| route.rank.0),
             version: hello.version.clone(),

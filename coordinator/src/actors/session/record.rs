@@ -31,6 +31,8 @@ pub struct WorkerRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WorkerState {
+    /// It is to leave: its part of running jobs moves to others first.
+    Leaving,
     /// It waits for a job.
     Ready,
     /// It serves a job.

@@ -103,6 +103,11 @@ impl Outstanding {
         }
     }
 
+    /// Whether nothing is asked for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
     /// Ends the requests whose answer is overdue, and those whose tensor nobody waits for any more. Returns their
     /// numbers.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<u64> {
@@ -150,7 +155,7 @@ impl Outstanding {
 /// The job that a request belongs to.
 pub(crate) fn job_of(request: &WorkerRequest) -> Option<JobId> {
     match request {
-        WorkerRequest::Assign(assignment) => Some(assignment.job),
+        WorkerRequest::Assign(assignment) | WorkerRequest::Preload(assignment) => Some(assignment.job),
         WorkerRequest::DecodeLatents { job, .. }
         | WorkerRequest::EncodeText { job, .. }
         | WorkerRequest::ReleaseJob { job } => Some(*job),

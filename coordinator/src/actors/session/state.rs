@@ -142,6 +142,12 @@ impl SessionState {
                     let _ = denoiser.send_message(failed);
                 }
             }
+            (ToCoordinator::WantsToLeave { reason }, Stage::Introduced(handle)) => {
+                tracing::info!(reason, "the worker is to leave");
+                let leaving = MembershipMessage::Drain { name: handle.name().to_owned(), reply: None };
+                // Membership ends with the coordinator.
+                let _ = self.membership.send_message(leaving);
+            }
             (ToCoordinator::Leaving { reason }, _) => self.end(myself, &format!("it left: {reason}"), Farewell::Done),
             (_, Stage::Silent | Stage::Introduced(_)) => {
                 self.end(myself, "its messages came in the wrong order", out_of_order());
@@ -175,7 +181,7 @@ impl SessionState {
 
     fn note_listed(&mut self, body: &WorkerRequest) {
         let weights = match body {
-            WorkerRequest::Assign(assignment) => &assignment.weights,
+            WorkerRequest::Assign(assignment) | WorkerRequest::Preload(assignment) => &assignment.weights,
             WorkerRequest::DecodeLatents { model, .. } | WorkerRequest::EncodeText { model, .. } => &model.weights,
             WorkerRequest::ReleaseJob { job } => {
                 self.listed.remove(job);
@@ -216,6 +222,11 @@ impl SessionState {
         for number in self.outstanding.expire(now) {
             self.admission.forget_reply(number);
         }
+        if self.may_leave() {
+            let reason = "no job needs it any more".to_owned();
+            self.send(myself, &ToWorker::MayLeave { reason });
+            return self.end(myself, "it left: no job needed it any more", Farewell::Done);
+        }
         let silence = now.duration_since(self.heard);
         let limit = match self.stage {
             Stage::Silent => self.limits.hello_within,
@@ -226,6 +237,12 @@ impl SessionState {
             let reason = format!("no sign of life for {silence:.1?}");
             self.end(myself, &reason, Farewell::failed(&reason));
         }
+    }
+
+    /// Whether the worker is to leave and nobody needs it: it has no part in a job, and nothing is asked of it.
+    fn may_leave(&self) -> bool {
+        let Stage::Introduced(handle) = &self.stage else { return false };
+        handle.is_leaving() && !handle.is_serving() && self.outstanding.is_empty()
     }
 
     pub(super) fn handle_end(&mut self, myself: &ActorRef<SessionMessage>, reason: String, ending: Ending) {

@@ -3,6 +3,7 @@
 //! ```text
 //!   Assign ──► Checking ──► Collecting ──► Loading ──► Running ──► Finished ──► released
 //!                 └────────────┴─────────────┴──── failure ─┴──► dropped, and the coordinator told why
+//!   Preload ─► Checking ──► Collecting ──► Loading ──► Loaded, until the job's next assignment finds its components there
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -41,6 +42,8 @@ pub(super) struct NodeJob {
 pub(super) enum Phase {
     Checking,
     Collecting,
+    /// Of a preload: its components wait for the assignment.
+    Loaded,
     Loading,
     Running,
     Finished,
@@ -71,9 +74,10 @@ impl NodeJob {
 }
 
 impl NodeState {
-    /// The job, if it is still the one that a message is about.
+    /// The job or the preload that a message is about, if it is still there.
     pub(super) fn job(&mut self, job: JobId, epoch: Epoch) -> Option<&mut NodeJob> {
-        self.jobs.get_mut(&job).filter(|job| job.epoch == epoch)
+        let both = [self.jobs.get_mut(&job), self.preloads.get_mut(&job)];
+        both.into_iter().flatten().find(|job| job.epoch == epoch)
     }
 
     pub(super) fn handle_loaded(
@@ -90,7 +94,27 @@ impl NodeState {
         if let Some(key) = key.filter(|key| self.loaded.iter().all(|(known, _)| known != key)) {
             self.loaded.push((key, loaded));
         }
+        self.finish_preload(job, epoch);
         self.start_if_ready(job);
+    }
+
+    /// Answers a preload whose components are loaded. Their actors have done what they are for: the assignment starts others.
+    pub(super) fn finish_preload(&mut self, id: JobId, epoch: Epoch) {
+        let is_it = |job: &&mut NodeJob| job.epoch == epoch && job.phase == Phase::Loading;
+        let Some(job) = self.preloads.get_mut(&id).filter(is_it) else { return };
+        if job.checked.as_ref().is_none_or(|checked| job.loaded.len() < checked.parts.len()) {
+            return;
+        }
+        (job.phase, job.deadline) = (Phase::Loaded, None);
+        let resident_bytes = job.resident_bytes();
+        let (request, actors) = (job.request.take(), std::mem::take(&mut job.actors));
+        for actor in actors.into_values() {
+            self.components.remove(&actor.get_id());
+            actor.stop(None);
+        }
+        if let (Some(request), Some(session)) = (request, &self.session) {
+            session.reply(request, Ok(WorkerReply::Assigned { resident_bytes }));
+        }
     }
 
     /// Starts a job whose components are loaded and whose peers are connected, and answers its assignment.
@@ -119,7 +143,7 @@ impl NodeState {
             }),
         };
         if let Err(failure) = self.device.start_job(start) {
-            return self.fail_job(id, failure);
+            return self.fail_job(id, epoch, failure);
         }
         let Some(job) = self.jobs.get_mut(&id) else { return };
         (job.phase, job.deadline) = (Phase::Running, None);
@@ -139,7 +163,7 @@ impl NodeState {
                 let actor = component.and_then(|component| job.actors.get(&component));
                 let told = actor.is_some_and(|actor| actor.cast(ComponentMessage::Failed(failure.clone())).is_ok());
                 if !told {
-                    self.fail_job(id, failure);
+                    self.fail_job(id, epoch, failure);
                 }
             }
         }
@@ -151,13 +175,15 @@ impl NodeState {
             Err(error) => WorkerFailure::Panicked { message: error.to_string() },
         };
         if self.job(id, epoch).is_some() {
-            self.fail_job(id, failure);
+            self.fail_job(id, epoch, failure);
         }
     }
 
-    /// Drops a job that cannot go on and says why: as the answer to its assignment, or by itself.
-    pub(super) fn fail_job(&mut self, id: JobId, failure: WorkerFailure) {
-        let Some(job) = self.drop_job(id) else { return };
+    /// Drops a job that cannot go on, or a preload, and says why: as the answer to its request, or by itself.
+    pub(super) fn fail_job(&mut self, id: JobId, epoch: Epoch, failure: WorkerFailure) {
+        let is_preload = self.preloads.get(&id).is_some_and(|preload| preload.epoch == epoch);
+        let dropped = if is_preload { self.drop_preload(id) } else { self.drop_job(id) };
+        let Some(job) = dropped else { return };
         match (job.request, &self.session) {
             (Some(request), Some(session)) => session.reply(request, Err(failure)),
             (None, _) => {
@@ -187,10 +213,23 @@ impl NodeState {
         Some(job)
     }
 
+    /// Forgets what was loaded ahead.
+    pub(super) fn drop_preload(&mut self, id: JobId) -> Option<NodeJob> {
+        let preload = self.preloads.remove(&id)?;
+        for actor in preload.actors.values() {
+            self.components.remove(&actor.get_id());
+            actor.stop(None);
+        }
+        Some(preload)
+    }
+
     /// Forgets a job on request and reports how it went.
     pub(super) fn release_job(&mut self, request: u64, id: JobId) {
         let Some(session) = self.session.clone() else { return };
         self.end_requests_of(id);
+        if let Some(request) = self.drop_preload(id).and_then(|preload| preload.request) {
+            self.reply_released(request);
+        }
         let job = self.jobs.remove(&id);
         self.intake.end_job(id);
         for actor in job.iter().flat_map(|job| job.actors.values()) {

@@ -34,6 +34,22 @@ impl NodeState {
         if let Some(request) = self.drop_job(job).and_then(|older| older.request) {
             self.reply_released(request);
         }
+        let entry = self.check(request, assignment);
+        self.jobs.insert(job, entry);
+    }
+
+    /// Loads the components of an assignment to come. The newest preload of a job replaces an older one.
+    pub(super) fn preload(&mut self, request: u64, assignment: Assignment) {
+        let job = assignment.job;
+        if let Some(request) = self.drop_preload(job).and_then(|older| older.request) {
+            self.reply_released(request);
+        }
+        let entry = self.check(request, assignment);
+        self.preloads.insert(job, entry);
+    }
+
+    fn check(&self, request: u64, assignment: Assignment) -> NodeJob {
+        let (job, epoch) = (assignment.job, assignment.epoch);
         let assignment = Arc::new(assignment);
         let (node, overdue) = (self.myself.clone(), self.myself.clone());
         // Building a program takes milliseconds: not in a handler.
@@ -48,7 +64,7 @@ impl NodeState {
             tokio::time::sleep(ASSIGN_DEADLINE).await;
             drop(overdue.cast(NodeMessage::AssignOverdue { job, epoch }));
         });
-        let entry = NodeJob {
+        NodeJob {
             epoch,
             request: Some(request),
             phase: Phase::Checking,
@@ -57,14 +73,13 @@ impl NodeState {
             loaded: BTreeMap::new(),
             task: Some(task),
             deadline: Some(deadline),
-        };
-        self.jobs.insert(job, entry);
+        }
     }
 
     pub(super) fn handle_assign_overdue(&mut self, job: JobId, epoch: Epoch) {
         if self.job(job, epoch).is_some_and(|job| job.request.is_some()) {
             let seconds = ASSIGN_DEADLINE.as_secs();
-            self.fail_job(job, WorkerFailure::TimedOut { what: "loading components".to_owned(), seconds });
+            self.fail_job(job, epoch, WorkerFailure::TimedOut { what: "loading components".to_owned(), seconds });
         }
     }
 
@@ -82,15 +97,23 @@ impl NodeState {
             Err(failure) => Err(failure),
         };
         if let Err(failure) = begun {
-            self.fail_job(job, failure);
+            self.fail_job(job, epoch, failure);
         }
     }
 
     async fn begin_loading(&mut self, job: JobId, checked: Arc<CheckedAssignment>) -> Result<(), WorkerFailure> {
+        let epoch = checked.assignment.epoch;
+        let is_preload = self.preloads.get(&job).is_some_and(|preload| preload.epoch == epoch);
+        if !is_preload {
+            // What it has loaded is found by the assignment, or was loaded in vain.
+            self.drop_preload(job);
+        }
         self.free_unused(&checked);
         checked.check_memory(&self.memory_in_use(&checked))?;
-        let peers = checked.peers.clone();
-        self.intake.expect_job(JobIntake::new(&checked.assignment, Arc::clone(&checked.program.program), peers));
+        if !is_preload {
+            let peers = checked.peers.clone();
+            self.intake.expect_job(JobIntake::new(&checked.assignment, Arc::clone(&checked.program.program), peers));
+        }
         for transfer in &checked.assignment.plan.sends {
             let endpoint = checked.assignment.peers.iter().find(|peer| peer.rank == transfer.to);
             let (Some(name), Some(peer)) = (checked.peers.get(&transfer.to), endpoint) else { continue };
@@ -98,14 +121,14 @@ impl NodeState {
         }
         let Some(session) = self.session.clone() else { return Ok(()) };
         let collector = Collector { intake: Arc::clone(&self.intake), session, local: self.local.clone() };
-        let (wanted, node, epoch) = (self.wanted(&checked), self.myself.clone(), checked.assignment.epoch);
+        let (wanted, node) = (self.wanted(&checked), self.myself.clone());
         let collect = async move { collector.collect(job, DENOISER_FOLDER, wanted).await };
         let task = OwnedTask::spawn_reporting(collect, move |result| {
             let result = result.unwrap_or_else(|message| Err(WorkerFailure::Panicked { message }));
             // Fails only when the worker is stopping.
             drop(node.cast(NodeMessage::Collected { job, epoch, result }));
         });
-        if let Some(entry) = self.jobs.get_mut(&job) {
+        if let Some(entry) = self.job(job, epoch) {
             (entry.phase, entry.checked, entry.task) = (Phase::Collecting, Some(checked), Some(task));
         }
         Ok(())
@@ -125,8 +148,11 @@ impl NodeState {
             Err(failure) => Err(failure),
         };
         match started {
-            Ok(()) => self.start_if_ready(job),
-            Err(failure) => self.fail_job(job, failure),
+            Ok(()) => {
+                self.finish_preload(job, epoch);
+                self.start_if_ready(job);
+            }
+            Err(failure) => self.fail_job(job, epoch, failure),
         }
     }
 
@@ -169,7 +195,7 @@ impl NodeState {
 
     /// Frees components that neither this assignment nor another job uses, before anything new is asked for.
     fn free_unused(&mut self, checked: &CheckedAssignment) {
-        let others = self.jobs.values().filter_map(|job| job.checked.as_ref());
+        let others = self.jobs.values().chain(self.preloads.values()).filter_map(|job| job.checked.as_ref());
         let used: Vec<_> = others.flat_map(|other| &other.parts).chain(&checked.parts).map(|part| &part.key).collect();
         self.loaded.retain(|(key, _)| used.contains(&key));
     }
@@ -178,7 +204,8 @@ impl NodeState {
         let resident: u64 = self.loaded.iter().map(|(_, component)| component.resident_bytes()).sum();
         // What other jobs are about to load counts too.
         let loading = |job: &&NodeJob| matches!(job.phase, Phase::Collecting | Phase::Loading);
-        let coming = self.jobs.values().filter(loading).filter_map(|job| job.checked.as_ref());
+        let coming =
+            self.jobs.values().chain(self.preloads.values()).filter(loading).filter_map(|job| job.checked.as_ref());
         let coming = coming.flat_map(|other| &other.parts).filter(|part| !self.is_loaded(part));
         MemoryInUse {
             limit_bytes: self.device.info().memory_bytes,

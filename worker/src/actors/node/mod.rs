@@ -47,8 +47,8 @@ pub(crate) struct NodeArguments {
     pub(crate) membership: Option<watch::Sender<Membership>>,
     pub(crate) incarnation: u64,
     pub(crate) processor_time: ProcessorTime,
-    /// Told when the worker cannot go on.
-    pub(crate) ended: oneshot::Sender<WorkerError>,
+    /// Told when the worker is not needed any more, or cannot go on.
+    pub(crate) ended: oneshot::Sender<Result<(), WorkerError>>,
 }
 
 pub(crate) enum NodeMessage {
@@ -64,6 +64,8 @@ pub(crate) enum NodeMessage {
     JobEnded { job: JobId, epoch: Epoch, outcome: JobOutcome },
     /// The worker is to leave the cluster.
     Leave { reason: String, left: oneshot::Sender<()> },
+    /// No job needs the worker any more.
+    MayLeave { reason: String },
     /// A peer dialled this worker.
     PeerAccepted { peer: WorkerName, link: u64 },
     /// A link to a peer is open.
@@ -80,6 +82,8 @@ pub(crate) enum NodeMessage {
     SessionLost { session: u64 },
     /// The coordinator has welcomed this worker.
     SessionOpened(SessionRef),
+    /// The worker is to leave as soon as no job needs it.
+    WantToLeave { reason: String },
 }
 
 pub(crate) struct NodeState {
@@ -92,6 +96,8 @@ pub(crate) struct NodeState {
     control: ActorRef<SessionMessage>,
     session: Option<SessionRef>,
     jobs: BTreeMap<JobId, NodeJob>,
+    /// Assignments to come, whose components are loaded while an older one of the job goes on.
+    preloads: BTreeMap<JobId, NodeJob>,
     /// Which job a component's actor belongs to.
     components: HashMap<ActorId, (JobId, Epoch)>,
     /// Components that are loaded, for running jobs or for the next one.
@@ -100,7 +106,9 @@ pub(crate) struct NodeState {
     requests: HashMap<u64, RunningRequest>,
     /// Short tasks that end by themselves, such as asking the device how a job went.
     chores: JoinSet<()>,
-    ended: Option<oneshot::Sender<WorkerError>>,
+    ended: Option<oneshot::Sender<Result<(), WorkerError>>>,
+    /// The worker is to leave, and why.
+    leaving: Option<String>,
     span: tracing::Span,
     _accepting: OwnedTask,
 }
@@ -146,12 +154,14 @@ impl Actor for Node {
             control,
             session: None,
             jobs: BTreeMap::new(),
+            preloads: BTreeMap::new(),
             components: HashMap::new(),
             loaded: Vec::new(),
             peers,
             requests: HashMap::new(),
             chores: JoinSet::new(),
             ended: Some(ended),
+            leaving: None,
             span: tracing::info_span!("worker"),
             _accepting: OwnedTask::spawn(accepting.run()),
         })
@@ -213,13 +223,18 @@ impl NodeState {
             }
             NodeMessage::JobEnded { job, epoch, outcome } => self.handle_job_ended(job, epoch, outcome),
             NodeMessage::Leave { reason, left } => self.handle_leave(reason, left),
+            NodeMessage::MayLeave { reason } => {
+                tracing::info!(reason, "no job needs this worker any more");
+                self.end(Ok(()));
+            }
             NodeMessage::PeerAccepted { peer, link } => self.peers.accepted(peer, link),
             NodeMessage::PeerConnected { peer, link, path } => self.handle_peer_connected(&peer, link, path),
             NodeMessage::PeerLost { peer, link, reason } => self.handle_peer_lost(&peer, link, &reason),
             NodeMessage::RequestEnded { session, request } => self.handle_request_ended(session, request),
-            NodeMessage::SessionEnded(error) => self.end(error),
+            NodeMessage::SessionEnded(error) => self.end(Err(error)),
             NodeMessage::SessionLost { session } => self.handle_session_lost(session),
             NodeMessage::SessionOpened(session) => self.session = Some(session),
+            NodeMessage::WantToLeave { reason } => self.handle_want_to_leave(reason),
             // Handled by the caller.
             NodeMessage::Checked { .. } | NodeMessage::Collected { .. } | NodeMessage::Request { .. } => {}
         }
@@ -230,7 +245,19 @@ impl NodeState {
         if self.session.as_ref().is_some_and(|current| current.number == session) {
             self.session = None;
             self.drop_all_jobs();
+            if self.leaving.is_some() {
+                self.end(Ok(()));
+            }
         }
+    }
+
+    /// The coordinator moves what this worker does for jobs and then lets it go; without a coordinator nobody needs it.
+    fn handle_want_to_leave(&mut self, reason: String) {
+        match &self.session {
+            Some(session) => session.send(ToCoordinator::WantsToLeave { reason: reason.clone() }),
+            None => self.end(Ok(())),
+        }
+        self.leaving = Some(reason);
     }
 
     fn handle_leave(&mut self, reason: String, left: oneshot::Sender<()>) {
@@ -244,7 +271,7 @@ impl NodeState {
         if let Some((job, epoch)) = self.components.remove(&actor) {
             self.handle_component_failed(job, epoch, error);
         } else if actor == self.control.get_id() {
-            self.end(WorkerError::Bug { part: "control session", reason: error.to_string() });
+            self.end(Err(WorkerError::Bug { part: "control session", reason: error.to_string() }));
         } else if let Some((peer, link)) = self.peers.of_actor(actor) {
             self.handle_peer_lost(&peer, link, &format!("its actor failed: {error}"));
         }
@@ -255,6 +282,9 @@ impl NodeState {
         while let Some((&job, _)) = self.jobs.iter().next() {
             self.drop_job(job);
         }
+        while let Some((&job, _)) = self.preloads.iter().next() {
+            self.drop_preload(job);
+        }
     }
 
     fn send(&self, message: ToCoordinator) {
@@ -263,10 +293,10 @@ impl NodeState {
         }
     }
 
-    fn end(&mut self, error: WorkerError) {
+    fn end(&mut self, result: Result<(), WorkerError>) {
         // Only the first reason counts; whoever started the worker ends it now.
         if let Some(ended) = self.ended.take() {
-            drop(ended.send(error));
+            drop(ended.send(result));
         }
     }
 }

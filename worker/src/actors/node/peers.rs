@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use asyncdiff_common::wire::{Endpoint, WorkerFailure};
-use asyncdiff_plan::JobId;
+use asyncdiff_plan::{Epoch, JobId};
 use asyncdiff_transport::WorkerName;
 use asyncdiff_transport::link::LinkSender;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef};
@@ -136,11 +136,11 @@ impl NodeState {
     pub(super) fn handle_peer_lost(&mut self, peer: &WorkerName, link: u64, reason: &str) {
         let Some(direction) = self.peers.forget(peer, link, reason) else { return };
         let concerned = self.jobs.iter().filter(|(_, job)| job.needs(peer, direction));
-        let concerned: BTreeSet<JobId> = concerned.map(|(id, _)| *id).collect();
+        let concerned: BTreeSet<(JobId, Epoch)> = concerned.map(|(id, job)| (*id, job.epoch)).collect();
         tracing::info!(%peer, reason, jobs = concerned.len(), "a link to another worker has ended");
-        for job in concerned {
+        for (job, epoch) in concerned {
             let failure = WorkerFailure::PeerFailed { peer: peer.to_string(), reason: without_hint(reason) };
-            self.fail_job(job, failure);
+            self.fail_job(job, epoch, failure);
         }
     }
 }

@@ -46,6 +46,7 @@ impl NodeState {
             }
             // Handled by the caller.
             WorkerRequest::MeasureLink { .. } => {}
+            WorkerRequest::Preload(assignment) => self.preload(request, *assignment),
             WorkerRequest::ReleaseJob { job } => self.release_job(request, job),
         }
     }

@@ -1,0 +1,149 @@
+//! Workers that are killed, stopped or left while they make a picture: the picture is made all the same.
+
+use std::path::Path;
+use std::time::Instant;
+
+use crate::harness::{PATIENCE, Place, Running};
+use crate::served_cluster::Served;
+
+const PROMPT: &str = "a large green heart on a white background";
+
+/// What a picture keeps that was made in another way after some step, compared with the one that was not disturbed. What AsyncDiff itself changes
+/// is 37 dB and more; a picture of something else has 15 dB or less.
+const ALIKE_DECIBELS: f64 = 25.0;
+
+fn pixels(path: &Path) -> Vec<u8> {
+    let mut reader =
+        png::Decoder::new(std::io::BufReader::new(std::fs::File::open(path).unwrap())).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut pixels).unwrap();
+    pixels
+}
+
+fn decibels(one: &Path, other: &Path) -> f64 {
+    let (one, other) = (pixels(one), pixels(other));
+    assert_eq!(one.len(), other.len());
+    let squares = one.iter().zip(&other).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+    10.0 * (255.0f64.powi(2) / (squares.sum::<f64>() / one.len() as f64).max(1e-9)).log10()
+}
+
+/// Begins a picture and waits until some steps are taken.
+fn begin(place: &Place, name: &str) -> Running {
+    let submitted = place.start(&["submit", PROMPT, "--steps", "40", "--seed", "3", "-o", name]);
+    submitted.wait_for("step 1");
+    submitted
+}
+
+/// The undisturbed picture.
+fn reference(place: &Place) -> std::path::PathBuf {
+    place.run(&["submit", PROMPT, "--steps", "40", "--seed", "3", "-o", "reference.png"]).expect(0, &[]);
+    place.path("reference.png")
+}
+
+fn check(served: &Served, job: &str, picture: &str, reference: &Path) {
+    let record = served.place.run(&["job", job, "--json"]).json();
+    assert_eq!(record["state"], "done", "{record}");
+    let recoveries = record["recoveries"].as_array().unwrap();
+    assert!(!recoveries.is_empty(), "{record}");
+    assert!(recoveries[0]["what"].as_str().unwrap().contains("worker worker-b was lost"), "{record}");
+    assert!(recoveries[0]["lost_seconds"].as_f64().unwrap() > 0.0, "{record}");
+    let path = served.place.path(picture);
+    let found = decibels(&path, reference);
+    assert!(found >= ALIKE_DECIBELS, "{found} dB");
+    let file = std::fs::read(&path).unwrap();
+    assert!(file.windows(10).any(|window| window == b"recoveries"), "the picture's file does not say so");
+}
+
+#[test]
+fn a_picture_survives_kill_nine_and_a_standstill_of_workers_that_make_it() {
+    let served = Served::start();
+    let _a = served.join("worker-a");
+    let b = served.join("worker-b");
+    let reference = reference(&served.place);
+    let killed = begin(&served.place, "killed.png");
+    b.signal("KILL");
+    killed.wait_for("worker worker-b was lost");
+    assert_eq!(killed.end(), Some(0));
+    check(&served, "2", "killed.png", &reference);
+    let b = served.join("worker-b");
+    let stopped = begin(&served.place, "stopped.png");
+    b.signal("STOP");
+    stopped.wait_for("worker worker-b was lost");
+    assert_eq!(stopped.end(), Some(0));
+    check(&served, "3", "stopped.png", &reference);
+    // It comes back as what it was, and the next picture is made with it.
+    b.signal("CONT");
+    let deadline = Instant::now() + PATIENCE;
+    while served.place.run(&["workers", "--json"]).json().as_array().unwrap().len() < 2 {
+        assert!(Instant::now() < deadline, "it did not come back");
+    }
+    let again =
+        served.place.run(&["submit", PROMPT, "--steps", "9", "--components", "2", "--json", "-o", "again.png"]).json();
+    assert_eq!(again["job"]["summary"]["workers"].as_array().unwrap().len(), 2, "{again}");
+}
+
+fn check_no_fault(served: &Served, job: &str, picture: &str, reference: &Path) {
+    let record = served.place.run(&["job", job, "--json"]).json();
+    assert_eq!(
+        (record["state"].as_str(), record["recoveries"].as_array().unwrap().len()),
+        (Some("done"), 0),
+        "{record}"
+    );
+    let found = decibels(&served.place.path(picture), reference);
+    assert!(found >= ALIKE_DECIBELS, "{found} dB");
+}
+
+#[test]
+fn workers_that_are_drained_or_told_to_end_hand_their_part_over_first() {
+    let served = Served::start();
+    let _a = served.join("worker-a");
+    let b = served.join("worker-b");
+    let reference = reference(&served.place);
+    let drained = begin(&served.place, "drained.png");
+    served.place.run(&["drain", "nobody"]).expect(2, &["there is no worker nobody", "hint:"]);
+    assert_eq!(served.place.run(&["drain", "worker-b", "--json"]).json()["state"], "leaving");
+    drained.wait_for("worker worker-b leaves");
+    assert_eq!(b.end(), Some(0));
+    assert_eq!(drained.end(), Some(0));
+    check_no_fault(&served, "2", "drained.png", &reference);
+    let c = served.join("worker-c");
+    let ended = begin(&served.place, "ended.png");
+    c.signal("TERM");
+    ended.wait_for("worker worker-c leaves");
+    assert_eq!(c.end(), Some(0));
+    assert_eq!(ended.end(), Some(0));
+    check_no_fault(&served, "3", "ended.png", &reference);
+}
+
+#[test]
+fn the_only_worker_stays_for_its_job_until_it_is_told_twice() {
+    let served = Served::start();
+    let a = served.join("worker-a");
+    let reference = reference(&served.place);
+    let picture = begin(&served.place, "picture.png");
+    a.signal("TERM");
+    while served.place.run(&["workers", "--json"]).json()[0]["state"] != "leaving" {}
+    a.signal("TERM");
+    assert_eq!(a.end(), Some(0));
+    picture.wait_for("waiting for a worker to join");
+    let _b = served.join("worker-b");
+    assert_eq!(picture.end(), Some(0));
+    let found = decibels(&served.place.path("picture.png"), &reference);
+    assert!(found >= ALIKE_DECIBELS, "{found} dB");
+}
+
+#[test]
+fn a_worker_that_joins_helps_with_the_picture_that_is_being_made() {
+    // They compute nothing and take their time, so that what is gained does not depend on how busy this machine is.
+    let paced = ["--paced", "2e10"];
+    let served = Served::start();
+    let _a = served.join_with("worker-a", &paced);
+    let picture = served.place.start(&["submit", PROMPT, "--steps", "60", "-o", "joined.png"]);
+    picture.wait_for("step 1");
+    let _b = served.join_with("worker-b", &paced);
+    picture.wait_for("more workers are there");
+    assert_eq!(picture.end(), Some(0));
+    let record = served.place.run(&["job", "1", "--json"]).json();
+    assert_eq!(record["summary"]["workers"].as_array().unwrap().len(), 2, "{record}");
+    assert_eq!(record["recoveries"].as_array().unwrap().len(), 0, "{record}");
+}
