@@ -10,7 +10,7 @@
 //! Messages:
 //!
 //! ```text
-//!   ControlSession ──► Node        SessionOpened, Request, SessionLost, SessionEnded
+//!   ControlSession ──► Node        SessionOpened, Request, SessionLost, MayLeave, SessionEnded
 //!   Node ──► ControlSession        Send (replies, failures), Leave
 //!   PeerLink ──► Node              PeerConnected, PeerLost
 //!   Component ──► Node             ComponentLoaded; a failure goes by supervision
