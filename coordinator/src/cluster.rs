@@ -332,9 +332,9 @@ async fn restore(
 ) -> Result<(Keeping, Option<oneshot::Receiver<()>>), ClusterError> {
     let restoring = tokio::task::spawn_blocking(move || {
         let restored = jobs.load()?.into_iter().map(|kept| RestoredJob::new(kept, &store)).collect();
-        let next_job = jobs.next_job();
+        let (next_job, first_epoch) = (jobs.next_job(), jobs.first_epoch());
         let (writer, closed) = JobWriter::start(jobs)?;
-        Ok((Keeping { writer: Some(writer), restored, next_job }, Some(closed)))
+        Ok((Keeping { writer: Some(writer), restored, next_job, first_epoch }, Some(closed)))
     });
     let restored = restoring.await.map_err(|error| JobFailed::Bug { what: error.to_string() })?;
     restored.map_err(|error: JobStoreError| Arc::new(error).into())

@@ -117,6 +117,7 @@ fn limits(settings: &Settings) -> Result<Limits, SettingsError> {
         queue_length: settings.whole("queue.length", 1..=100_000_u32)? as usize,
         kept_jobs: settings.whole("queue.kept_jobs", 1..=100_000_u32)? as usize,
         kept_bytes: settings.bytes("queue.kept_bytes")?,
+        saving_percent: settings.whole("queue.saving_percent", 1..=100_u32)?,
         heartbeat_interval,
         lost_after: settings.parsed("workers.lost_after", &expected, long_enough)?,
         return_within: settings.duration("workers.return_within")?,

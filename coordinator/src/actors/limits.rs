@@ -11,6 +11,8 @@ pub struct Limits {
     pub kept_jobs: usize,
     /// Bytes that the pictures and traces of these may take.
     pub kept_bytes: u64,
+    /// How much of the time saving a job's progress may take, in percent.
+    pub saving_percent: u32,
     /// How often a worker sends a heartbeat.
     pub heartbeat_interval: Duration,
     /// Without a heartbeat for this long a worker is lost. Several times [`Self::heartbeat_interval`].
@@ -42,6 +44,7 @@ impl Default for Limits {
             queue_length: 64,
             kept_jobs: 100,
             kept_bytes: 256 << 20,
+            saving_percent: 1,
             heartbeat_interval: Duration::from_millis(250),
             lost_after: Duration::from_millis(1500),
             return_within: Duration::from_secs(5),

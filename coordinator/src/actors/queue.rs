@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use asyncdiff_common::owned_task::OwnedTask;
-use asyncdiff_plan::JobId;
+use asyncdiff_plan::{Epoch, JobId};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use thiserror::Error;
 use tokio::sync::broadcast;
@@ -130,6 +130,8 @@ pub(crate) struct QueueState {
     workers: BTreeMap<String, WorkerHandle>,
     /// Where jobs are kept; none: in memory alone.
     writer: Option<JobWriter>,
+    /// Of the first placement of every job.
+    first_epoch: Epoch,
     /// Workers that jobs of before ran on, and that are not back yet. Nothing starts until they are, or have had the time.
     returning: BTreeSet<String>,
     _return_deadline: Option<OwnedTask>,
@@ -160,6 +162,7 @@ impl Actor for Queue {
             running: None,
             workers: BTreeMap::new(),
             writer: keeping.writer,
+            first_epoch: keeping.first_epoch,
             returning: BTreeSet::new(),
             _return_deadline: None,
             is_holding: false,
@@ -230,6 +233,7 @@ impl QueueState {
             QueueMessage::PhaseChanged { job, phase } => self.change(job, |record| phase.clone_into(&mut record.phase)),
             QueueMessage::Recovered { job, recoveries } => {
                 self.change(job, |record| record.recoveries.extend(recoveries));
+                self.keep_record(job);
             }
             QueueMessage::Rest(reply) => {
                 self.rest();
@@ -349,17 +353,14 @@ impl QueueState {
         }
         let Some(job) = self.waiting.pop_front() else { return };
         let Some(checked) = self.jobs.get_mut(&job).and_then(|entry| entry.checked.take()) else { return };
-        if let Some(entry) = self.jobs.get_mut(&job) {
-            entry.start();
-            entry.announce();
-        }
-        self.keep_start(job);
+        let Some(life) = self.begin_life(job) else { return };
         let arguments = DenoiserArguments {
             checked,
             reporter: JobReporter { job, queue: myself.clone() },
             workers,
             store: Arc::clone(&self.store),
             limits: self.limits.clone(),
+            life,
         };
         match Denoiser::spawn_linked(None, Denoiser, arguments, myself.get_cell()).await {
             Ok((denoiser, _task)) => self.running = Some((job, denoiser)),

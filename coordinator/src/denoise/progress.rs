@@ -55,6 +55,11 @@ impl Progress {
         scheduler: &mut NoiseScheduler,
     ) -> Result<(), ProgressError> {
         check_step(engine, self.step, self.scheduler.next_step())?;
+        self.fit(elements, scheduler)
+    }
+
+    /// The same before there is a plan.
+    pub(crate) fn fit(&self, elements: usize, scheduler: &mut NoiseScheduler) -> Result<(), ProgressError> {
         let remembered = self.scheduler.elements();
         if let Some(found) =
             [Some(self.latents.len()), remembered].into_iter().flatten().find(|&found| found != elements)

@@ -5,7 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use asyncdiff_plan::JobId;
+use asyncdiff_plan::{Epoch, JobId};
 use redb::{
     Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
     WriteTransaction,
@@ -90,6 +90,14 @@ impl JobStore {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// An epoch that no earlier life of this coordinator has used, nor those that follow it: what is still on its way from a
+    /// job's earlier placement is older.
+    pub(crate) fn first_epoch(&self) -> Epoch {
+        // A job has a million placements in one life, and a coordinator four thousand lives, before epochs come again.
+        let life = (self.generation % (1 << 12)) as u32;
+        Epoch((life << 20) | 1)
     }
 
     /// The first id that no job has had.

@@ -82,9 +82,20 @@ impl Durable {
     }
 }
 
+impl Durable {
+    /// The steps from which jobs went on after the coordinator had ended.
+    fn went_on_from(&self) -> Vec<u64> {
+        let jobs = self.place.run(&["jobs", "--json"]).json();
+        let recoveries = jobs.as_array().unwrap().iter().flat_map(|job| job["recoveries"].as_array().unwrap().clone());
+        let restarts = recoveries.filter(|recovery| recovery["what"].as_str().unwrap().contains("coordinator ended"));
+        restarts.map(|recovery| recovery["step"].as_u64().unwrap()).collect()
+    }
+}
+
 fn config(control_port: u16, data_port: u16) -> String {
     format!(
-        "[cluster]\nlisten = \"127.0.0.1\"\ncontrol_port = {control_port}\ndata_port = {data_port}\n[api]\nlisten = \"127.0.0.1:0\"\n"
+        "[cluster]\nlisten = \"127.0.0.1\"\ncontrol_port = {control_port}\ndata_port = {data_port}\n[api]\nlisten = \"127.0.0.1:0\"\n\
+         [queue]\nsaving_percent = 100\n"
     )
 }
 
@@ -157,7 +168,7 @@ fn jobs_of_a_coordinator_that_is_killed_at_random_moments_are_each_made_once() {
     let mut durable = Durable::start();
     // They outlive all of it and never enrol again: the line that they came with is used once each.
     let _workers = [durable.join("worker-a"), durable.join("worker-b")];
-    let settings = ["--steps", "12", "--prefer", "exact", "--dtype", "f32"];
+    let settings = ["--steps", "30", "--prefer", "exact", "--dtype", "f32"];
     let undisturbed = durable.place.path("undisturbed.png");
     durable.place.run(&[&["submit", "a green heart", "-o", "undisturbed.png"], &settings[..]].concat()).expect(0, &[]);
     let expected = pixels(&std::fs::read(undisturbed).unwrap());
@@ -181,6 +192,7 @@ fn jobs_of_a_coordinator_that_is_killed_at_random_moments_are_each_made_once() {
         let worst = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
         assert!(worst <= 2 && found.len() == expected.len(), "{file} differs by {worst} of 255");
     }
+    println!("went on from steps {:?}", durable.went_on_from());
     assert_eq!(png_size(&durable.place.path("followed.png")), (128, 128));
     let states: Vec<String> = durable.jobs().into_iter().map(|(_, _, state)| state).collect();
     assert_eq!(states, vec!["done"; 5]);

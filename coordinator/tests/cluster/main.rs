@@ -13,5 +13,6 @@ mod misbehaviour;
 mod moving;
 mod pictures;
 mod queueing;
+mod restarts;
 mod support;
 mod unequal;

@@ -17,6 +17,7 @@ use crate::actors::job_reporter::JobReporter;
 use crate::actors::session::WorkerHandle;
 use crate::failure::JobFailed;
 use crate::job_spec::JobOutcome;
+use crate::job_store::{JobWriter, Progress};
 use crate::model_store::{CheckedJob, ModelStore};
 
 /// The denoiser of one job.
@@ -32,6 +33,19 @@ pub(crate) struct DenoiserArguments {
     pub(crate) workers: Vec<WorkerHandle>,
     pub(crate) store: Arc<ModelStore>,
     pub(crate) limits: Limits,
+    pub(crate) life: JobLife,
+}
+
+/// What a job has to do with earlier and later lives of the coordinator.
+pub(crate) struct JobLife {
+    /// The first placement's.
+    pub(crate) first_epoch: Epoch,
+    /// Whether an earlier life began with it.
+    pub(crate) was_begun: bool,
+    /// How far that one came.
+    pub(crate) progress: Option<Progress>,
+    /// Where progress is kept; none: in memory alone.
+    pub(crate) writer: Option<JobWriter>,
 }
 
 /// A noise prediction as the task that receives tensors hands it over.
@@ -52,6 +66,8 @@ pub(crate) enum DenoiserMessage {
     Moved(Moved),
     Prediction(ArrivedPrediction),
     Prepared(PrepareResult),
+    /// What was saved of the progress is on disk, or could not be written.
+    ProgressKept,
     /// A worker that another one could not reach was not lost meanwhile.
     SuspicionExpired(SuspicionExpired),
     Tick,
@@ -138,6 +154,7 @@ impl Actor for Denoiser {
                 state.consider_moving(&myself);
             }
             DenoiserMessage::Prepared(prepared) => state.handle_prepared(&myself, prepared),
+            DenoiserMessage::ProgressKept => state.saving.handle_kept(Instant::now()),
             DenoiserMessage::SuspicionExpired(suspicion) => state.handle_suspicion(&myself, suspicion),
             DenoiserMessage::WorkerFailed { worker, epoch, failure } => {
                 state.handle_worker_failed(&myself, worker, epoch, failure);

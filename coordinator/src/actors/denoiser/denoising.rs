@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::actor::ArrivedPrediction;
 use super::recorder::{Recorded, Recorder};
 use crate::actors::session::WorkerHandle;
-use crate::denoise::{DenoiseLoop, Denoised, Effect};
+use crate::denoise::{self, DenoiseLoop, Denoised, Effect};
 use crate::failure::JobFailed;
 
 /// A running loop with its workers.
@@ -75,6 +75,11 @@ impl Denoising {
 
     pub(super) fn engine(&self) -> &DenoiseEngine {
         self.denoise_loop.engine()
+    }
+
+    /// A copy of what it takes to go on from here.
+    pub(super) fn progress(&self) -> denoise::Progress {
+        self.denoise_loop.progress()
     }
 
     pub(super) fn steps_taken(&self) -> u32 {

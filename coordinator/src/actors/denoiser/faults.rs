@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::actor::{DenoiserMessage, SuspicionExpired};
 use super::recovery::{Cure, Stage};
-use super::state::{DenoiserState, FIRST_EPOCH, Phase, Start};
+use super::state::{DenoiserState, Phase, Start};
 use crate::actors::session::{KnownLink, WorkerHandle};
 use crate::failure::JobFailed;
 
@@ -129,8 +129,7 @@ impl DenoiserState {
     }
 
     fn stage(&self) -> Stage {
-        let is_first = self.epoch == FIRST_EPOCH;
-        if is_first { Stage::Starting } else { Stage::Started }
+        if self.is_first_placement() { Stage::Starting } else { Stage::Started }
     }
 
     /// Somewhat longer than it takes to notice that a worker is lost.

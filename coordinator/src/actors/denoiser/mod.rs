@@ -4,7 +4,8 @@
 //!   prepare (task)            wait for workers ► encode the prompt ► measure ► plan ► assign components ► send conditions
 //!   denoise (in the actor)    noise prediction in ► guidance, noise scheduler step ► latents out
 //!     ├─ a fault ──────────►  prepare again, from the step that it has come to, with who is left
-//!     └─ somebody leaves or joined ► load another placement (task), change to it at the end of a step
+//!     ├─ somebody leaves or joined ► load another placement (task), change to it at the end of a step
+//!     └─ now and then ─────►  a copy of the progress goes to disk, from where a coordinator that is started again goes on
 //!   decoder (task)            begins when half of the steps are taken
 //!   finish (task)             decode, elsewhere if need be ► encode the picture ► release the job at every worker ► summary
 //! ```
@@ -17,11 +18,13 @@ mod decoder;
 mod denoising;
 mod faults;
 mod finish;
+mod lives;
 mod moving;
 mod prepare;
 mod recorder;
 mod recovery;
+mod saving;
 mod state;
 mod summary;
 
-pub(crate) use actor::{ArrivedPrediction, Denoiser, DenoiserArguments, DenoiserMessage};
+pub(crate) use actor::{ArrivedPrediction, Denoiser, DenoiserArguments, DenoiserMessage, JobLife};

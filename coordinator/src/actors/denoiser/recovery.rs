@@ -101,6 +101,13 @@ impl Recoveries {
         self.open.push((now, Recovery { what, step, after_seconds, lost_seconds: 0.0 }));
     }
 
+    /// Notes that the coordinator ended and was started again.
+    pub(super) fn begin_again(&mut self, step: u32, now: Instant) {
+        let what = "the coordinator ended and was started again".to_owned();
+        let after_seconds = now.saturating_duration_since(self.started).as_secs_f64();
+        self.open.push((now, Recovery { what, step, after_seconds, lost_seconds: 0.0 }));
+    }
+
     /// Notes that a step was taken. Returns what it ended.
     pub(super) fn stepped(&mut self, now: Instant) -> Vec<Recovery> {
         self.attempts = 0;

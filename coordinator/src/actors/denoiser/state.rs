@@ -11,7 +11,7 @@ use ractor::{ActorId, ActorRef};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::actor::{DenoiserArguments, DenoiserMessage, FinishResult, PrepareResult};
+use super::actor::{DenoiserArguments, DenoiserMessage, FinishResult, JobLife, PrepareResult};
 use super::decoder::DecoderState;
 use super::denoising::{Denoising, Progress};
 use super::finish::{Decoding, Finishing};
@@ -19,10 +19,11 @@ use super::moving::{Moving, Ready};
 use super::prepare::{Candidates, JobConditions, Placing, Preparation, Prepared};
 use super::recorder::{Recorded, Recorder};
 use super::recovery::Recoveries;
+use super::saving::Saving;
 use crate::actors::Limits;
 use crate::actors::job_reporter::JobReporter;
 use crate::actors::session::WorkerHandle;
-use crate::denoise::{DenoiseLoop, Denoised};
+use crate::denoise::{self, DenoiseLoop, Denoised};
 use crate::failure::JobFailed;
 use crate::job::JobRequest;
 use crate::job_spec::{JobOutcome, Product};
@@ -31,9 +32,6 @@ use asyncdiff_common::owned_task::OwnedTask;
 
 /// How often the engine is told the time: it counts in tens of seconds.
 const TICK: Duration = Duration::from_secs(1);
-
-/// The epoch of a job's first placement; 0 is that of what belongs to none.
-pub(super) const FIRST_EPOCH: Epoch = Epoch(1);
 
 /// What the actor knows of its job.
 pub(crate) struct DenoiserState {
@@ -46,10 +44,12 @@ pub(crate) struct DenoiserState {
     pub(super) store: Arc<ModelStore>,
     pub(super) limits: Limits,
     started: Instant,
-    /// Of the placement that is followed or prepared.
+    /// Of the placement that is followed or prepared; before the first one, of none.
     pub(super) epoch: Epoch,
     /// The newest that was given away.
-    newest_epoch: Epoch,
+    pub(super) newest_epoch: Epoch,
+    pub(super) life: JobLife,
+    pub(super) saving: Saving,
     timesteps: Arc<[f64]>,
     conditions: JobConditions,
     /// The first plan in one line: what the picture's file says.
@@ -103,6 +103,8 @@ pub(super) enum Phase {
 pub(super) enum Start {
     /// Noise.
     Fresh(Box<(NoiseScheduler, Vec<f32>)>),
+    /// The step that an earlier life of the coordinator saved.
+    Saved(Box<(NoiseScheduler, denoise::Progress)>),
     /// The step that an earlier placement has come to.
     Interrupted(Box<Denoising>),
 }
@@ -111,6 +113,7 @@ impl Start {
     pub(super) fn step(&self) -> StepIndex {
         match self {
             Self::Fresh(_) => StepIndex(0),
+            Self::Saved(saved) => saved.1.step,
             Self::Interrupted(denoising) => StepIndex(denoising.steps_taken()),
         }
     }
@@ -118,20 +121,22 @@ impl Start {
 
 impl DenoiserState {
     pub(super) fn new(arguments: DenoiserArguments) -> Self {
-        let DenoiserArguments { checked, reporter, workers, store, limits } = arguments;
+        let DenoiserArguments { checked, reporter, workers, store, limits, life } = arguments;
         let span = tracing::info_span!("denoiser", job = %reporter.job);
         let started = Instant::now();
         Self {
             setup: checked.setup.clone(),
             request: checked.spec.request(),
             product: checked.spec.product,
+            saving: Saving::new(life.writer.clone(), reporter.job, limits.saving_percent),
+            epoch: Epoch(life.first_epoch.0.saturating_sub(1)),
+            newest_epoch: Epoch(life.first_epoch.0.saturating_sub(1)),
+            life,
             reporter,
             workers: watch::Sender::new(workers),
             store,
             limits,
             started,
-            epoch: Epoch::default(),
-            newest_epoch: Epoch::default(),
             timesteps: Arc::new([]),
             conditions: JobConditions::Ready(Arc::new([])),
             outline: None,
@@ -158,7 +163,14 @@ impl DenoiserState {
         let CheckedJob { spec, tokens, scheduler, .. } = *checked;
         self.timesteps = scheduler.timesteps().into();
         self.conditions = JobConditions::new(tokens, &spec.conditions);
-        self.prepare(myself, Start::Fresh(Box::new((scheduler, noise))), Duration::ZERO, None);
+        let start = match self.life.progress.take() {
+            Some(saved) => self.take_up(saved, scheduler, noise),
+            None => Start::Fresh(Box::new((scheduler, noise))),
+        };
+        if self.life.was_begun {
+            self.recoveries.begin_again(start.step().0, Instant::now());
+        }
+        self.prepare(myself, start, Duration::ZERO, None);
     }
 
     /// Prepares a placement in a new epoch. What comes of older ones is late from now on.
@@ -171,7 +183,7 @@ impl DenoiserState {
     ) {
         self.epoch = self.next_epoch();
         (self.suspicion, self.moving) = (None, None);
-        for worker in self.workers.borrow().iter().filter(|_| self.epoch != FIRST_EPOCH) {
+        for worker in self.workers.borrow().iter().filter(|_| !self.is_first_placement()) {
             worker.close_job(self.reporter.job);
         }
         let epoch = self.epoch;
@@ -243,6 +255,17 @@ impl DenoiserState {
                 let recorder = Recorder::new(&self.request.settings, evaluations);
                 Box::new(Denoising::new(denoise_loop, (self.reporter.job, self.epoch), ranks, recorder))
             }
+            Start::Saved(saved) => {
+                let (scheduler, progress) = *saved;
+                let resumed = DenoiseLoop::resume(engine, scheduler, self.setup.settings, progress);
+                let recorder = Recorder::new(&self.request.settings, evaluations);
+                match resumed {
+                    Ok(denoise_loop) => {
+                        Box::new(Denoising::new(denoise_loop, (self.reporter.job, self.epoch), ranks, recorder))
+                    }
+                    Err(error) => return self.fail_start(myself, error.to_string()),
+                }
+            }
             Start::Interrupted(mut denoising) => {
                 // What had passed and what is left: the prediction of a job that was planned anew.
                 choice.prediction.seconds += denoising.seconds();
@@ -265,7 +288,7 @@ impl DenoiserState {
             let session = worker.session_id();
             ranks.iter().any(|rank| rank.session_id() == session) || self.decoder.worker() == Some(session)
         };
-        for worker in self.workers.borrow().iter().filter(|worker| self.epoch != FIRST_EPOCH && !keep(worker)) {
+        for worker in self.workers.borrow().iter().filter(|worker| !self.is_first_placement() && !keep(worker)) {
             worker.release(self.reporter.job, self.limits.release_within);
         }
     }
@@ -284,6 +307,7 @@ impl DenoiserState {
             self.reporter.steps(taken);
             self.reporter.recovered(self.recoveries.stepped(Instant::now()));
             self.ask_for_decoder(myself, taken);
+            self.save(myself);
         }
         match progress {
             Progress::Failed(failed) => self.meet(myself, failed),

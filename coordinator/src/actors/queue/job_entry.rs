@@ -10,7 +10,7 @@ use super::{JobEnd, JobView};
 use crate::failure::JobFailed;
 use crate::job::{JobEvent, JobRecord, JobState, JobTimes};
 use crate::job_spec::{Conditions, InitialLatents, JobOutcome, Product};
-use crate::job_store::JobFiles;
+use crate::job_store::{JobFiles, Progress};
 use crate::model_store::CheckedJob;
 
 /// Events that a listener may be behind. Each holds the whole record, so one that missed some is up to date with the
@@ -21,6 +21,8 @@ pub(super) struct JobEntry {
     pub(super) record: JobRecord,
     /// Until the job starts.
     pub(super) checked: Option<Box<CheckedJob>>,
+    /// Where it goes on, if an earlier life of the coordinator saved that.
+    pub(super) saved: Option<Progress>,
     /// The record at the end, until the end is announced.
     pub(super) ending: Option<JobRecord>,
     /// Who cancelled it and waits to hear that it is; as many as the API answers at a time.
@@ -57,10 +59,18 @@ impl JobEntry {
     pub(super) fn restored(mut record: JobRecord, checked: Option<Box<CheckedJob>>) -> Self {
         if !record.has_ended() {
             record.state = JobState::Queued;
-            record.progress.0 = 0;
         }
         let events = broadcast::Sender::new(EVENTS_BEHIND);
-        Self { record, checked, ending: None, awaiting_end: Vec::new(), outcome: None, is_kept: true, events }
+        Self {
+            record,
+            checked,
+            saved: None,
+            ending: None,
+            awaiting_end: Vec::new(),
+            outcome: None,
+            is_kept: true,
+            events,
+        }
     }
 
     /// The record now and the events from now on. A job that has ended sends its last event again.

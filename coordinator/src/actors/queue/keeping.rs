@@ -8,14 +8,15 @@
 //!
 //! Without a database both happen at once.
 
-use asyncdiff_plan::JobId;
+use asyncdiff_plan::{Epoch, JobId};
 use ractor::{ActorRef, RpcReplyPort};
 
+use super::super::denoiser::JobLife;
 use super::job_entry::JobEntry;
 use super::{JobEnd, JobView, QueueMessage, QueueState, SubmitRefused};
 use crate::failure::JobFailed;
 use crate::job::JobRecord;
-use crate::job_store::{Change, FoundFiles, JobWriter, KeptJob, StoredJob};
+use crate::job_store::{Change, FoundFiles, JobWriter, KeptJob, Progress, StoredJob};
 use crate::model_store::{CheckedJob, ModelStore};
 
 /// Where jobs are kept and what was found there.
@@ -26,6 +27,8 @@ pub(crate) struct Keeping {
     pub(crate) restored: Vec<RestoredJob>,
     /// The first id that no job has had.
     pub(crate) next_job: JobId,
+    /// An epoch that no earlier life of this coordinator has used.
+    pub(crate) first_epoch: Epoch,
 }
 
 /// A job of an earlier life of this coordinator.
@@ -34,26 +37,34 @@ pub(crate) struct RestoredJob {
     pub(crate) workers: Vec<String>,
     pub(crate) file_bytes: u64,
     /// Of one that has not ended: checked again, because the model may be another one now.
-    pub(crate) waiting: Option<Result<Box<CheckedJob>, JobFailed>>,
+    pub(crate) waiting: Option<Result<GoOn, JobFailed>>,
 }
+
+/// A job that goes on, and from where if anything was saved.
+pub(crate) type GoOn = (Box<CheckedJob>, Option<Progress>);
 
 impl Keeping {
     /// Jobs are kept in memory and end with the process.
     pub(crate) fn in_memory() -> Self {
-        // Job 0 is what belongs to no job.
-        Self { writer: None, restored: Vec::new(), next_job: JobId(1) }
+        // Job 0 and epoch 0 are of what belongs to no job and no placement.
+        Self { writer: None, restored: Vec::new(), next_job: JobId(1), first_epoch: Epoch(1) }
     }
 }
 
 impl RestoredJob {
     /// Checks a job against the model that serves now. Takes milliseconds.
     pub(crate) fn new(kept: KeptJob, store: &ModelStore) -> Self {
-        let KeptJob { job: StoredJob { record, workers, .. }, file_bytes, .. } = kept;
+        let KeptJob { job: StoredJob { mut record, model, workers }, progress, file_bytes } = kept;
         if record.has_ended() {
             return Self { record, workers, file_bytes, waiting: None };
         }
+        let is_same_model = model == store.fingerprint();
+        if progress.is_some() && !is_same_model {
+            record.warnings.push("the coordinator was started with another model, so it began again".to_owned());
+        }
         let checked = CheckedJob::new(store, record.request.clone().into());
-        let waiting = checked.map(Box::new).map_err(JobFailed::Store);
+        let go_on = |checked| (Box::new(checked), progress.filter(|_| is_same_model));
+        let waiting = checked.map(go_on).map_err(JobFailed::Store);
         Self { record, workers, file_bytes, waiting: Some(waiting) }
     }
 }
@@ -71,9 +82,12 @@ impl QueueState {
             };
             self.returning.extend(workers);
             match waiting {
-                Ok(checked) => {
-                    tracing::info!(%job, "a job of before");
-                    self.jobs.insert(job, JobEntry::restored(record, Some(checked)));
+                Ok((checked, progress)) => {
+                    tracing::info!(%job, ?progress, "a job of before");
+                    let mut entry = JobEntry::restored(record, Some(checked));
+                    entry.record.progress.0 = progress.as_ref().map_or(0, |progress| progress.steps);
+                    entry.saved = progress;
+                    self.jobs.insert(job, entry);
                     self.waiting.push_back(job);
                     let phase = self.waiting_phase();
                     self.change(job, |record| record.phase = phase);
@@ -128,11 +142,23 @@ impl QueueState {
         self.cancel(myself, job);
     }
 
-    /// Notes that a job begins, with these workers.
-    pub(super) fn keep_start(&mut self, job: JobId) {
+    /// Notes that a job begins, and gives what its denoiser is to know of other lives of the coordinator.
+    pub(super) fn begin_life(&mut self, job: JobId) -> Option<JobLife> {
+        let entry = self.jobs.get_mut(&job)?;
+        let was_begun = entry.record.times.started.is_some();
+        let (progress, is_kept) = (entry.saved.take(), entry.is_kept);
+        entry.start();
+        entry.announce();
+        self.keep_record(job);
+        let writer = self.writer.clone().filter(|_| is_kept);
+        Some(JobLife { first_epoch: self.first_epoch, was_begun, progress, writer })
+    }
+
+    /// Writes a job's record as it is now.
+    pub(super) fn keep_record(&mut self, job: JobId) {
         let stored = self.jobs.get(&job).and_then(|entry| self.stored(entry));
         if let (Some(writer), Some(stored)) = (&self.writer, stored) {
-            // If this is lost the job is found as one that waits, which comes to the same. The writer logs errors.
+            // If this is lost the job is found as it was before, and goes on all the same. The writer logs errors.
             writer.keep(Change::Updated(stored), |_| {});
         }
     }
