@@ -169,6 +169,8 @@ impl WorkerProcesses {
             .args(arguments)
             .arg("join")
             .args(["--name", name, "--threads", &settings.threads.to_string()])
+            // What is in this coordinator's files need not be in others of this machine too.
+            .args(["--cache-limit", "0"])
             .arg("--state-dir")
             .arg(self._state.path().join(name))
             // A command line is visible to other users of a machine.

@@ -1,6 +1,7 @@
 //! What a worker is started with.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub struct WorkerConfig {
     /// A checkpoint on this machine, a folder or a hub id. Default: none. Parameters that are equal in it are read there and not sent
     /// by the coordinator.
     pub model: Option<String>,
+    /// Where received parameters are kept for the next time. Default: nowhere.
+    pub cache: Option<CacheConfig>,
     /// What computes. Default: a thread of its own.
     pub device: DeviceKind,
     /// Told when the worker becomes a member and when it loses the coordinator. Default: nobody.
@@ -28,6 +31,15 @@ pub struct WorkerConfig {
     /// Becomes true when the worker is to leave as soon as no job needs it: the coordinator moves its part of running jobs to others first.
     /// Default: never.
     pub drain: Option<watch::Receiver<bool>>,
+}
+
+/// A cache of parameters on disk. Workers of one user may share it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Bytes that it may take, about. Less than the model's parameters drives out what is needed next; more takes disk.
+    pub limit_bytes: u64,
 }
 
 /// A CPU by the number that the operating system has for it.
@@ -83,6 +95,7 @@ impl WorkerConfig {
             cpus: Vec::new(),
             memory_bytes: asyncdiff_common::system::available_memory_bytes(),
             model: None,
+            cache: None,
             device: DeviceKind::default(),
             membership: None,
             drain: None,

@@ -20,6 +20,6 @@ mod run;
 mod tensor_bytes;
 mod weights;
 
-pub use config::{Cpu, DeviceKind, LayerTime, Membership, WorkerConfig};
+pub use config::{CacheConfig, Cpu, DeviceKind, LayerTime, Membership, WorkerConfig};
 pub use error::WorkerError;
 pub use run::run;

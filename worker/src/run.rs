@@ -11,10 +11,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::actors::{Node, NodeArguments, NodeMessage};
-use crate::config::WorkerConfig;
+use crate::config::{CacheConfig, WorkerConfig};
 use crate::device;
 use crate::error::WorkerError;
-use crate::weights::LocalCheckpoint;
+use crate::weights::{LocalCheckpoint, LocalWeights, WeightCache};
 use asyncdiff_common::system;
 
 /// How long a leaving worker waits for its actors; a goodbye takes a round trip, and links give themselves a second to drain.
@@ -31,7 +31,8 @@ pub async fn run(
     coordinator: Vec<Endpoint>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), WorkerError> {
-    let local = open_local(config.model.clone()).await?;
+    let checkpoint = open_local(config.model.clone()).await?;
+    let local = LocalWeights { checkpoint, cache: open_cache(config.cache.clone()).await };
     let (device, driver) = device::start(&config)?;
     let processor_time = config.device.processor_time();
     let (ended, mut has_ended) = oneshot::channel();
@@ -79,6 +80,17 @@ async fn ask_to_leave(node: &ActorRef<NodeMessage>, drain: Option<watch::Receive
         drop(node.cast(NodeMessage::WantToLeave { reason }));
     }
     std::future::pending().await
+}
+
+/// A cache that cannot be opened costs transfers and no worker.
+async fn open_cache(config: Option<CacheConfig>) -> Option<Arc<WeightCache>> {
+    let CacheConfig { folder, limit_bytes } = config?;
+    let opening = tokio::task::spawn_blocking(move || {
+        WeightCache::open(folder.clone(), limit_bytes).map_err(|error| {
+            tracing::warn!(folder = %folder.display(), %error, "there is no cache of parameters");
+        })
+    });
+    opening.await.ok()?.ok()
 }
 
 async fn leave(node: &ActorRef<NodeMessage>) {

@@ -45,6 +45,7 @@ pub(super) async fn join(options: JoinOptions, threads: NonZeroU32, lifetime: Li
         threads: threads.get(),
         cpus: options.cpus().to_vec(),
         model: options.model.clone(),
+        cache: options.cache(),
         device: match options.simulation.paced {
             Some(flops_per_second) => DeviceKind::Paced(LayerTime::at_rate(flops_per_second)),
             None => DeviceKind::Thread,

@@ -12,7 +12,7 @@ use asyncdiff_transport::quic::LinkLimit;
 use clap::Args;
 
 use super::JOIN_LINE_VARIABLE;
-use crate::config::Cpu;
+use crate::config::{CacheConfig, Cpu};
 
 /// What `worker join` is told.
 #[derive(Clone, Debug, Args)]
@@ -58,6 +58,15 @@ pub struct JoinOptions {
     /// The same checkpoint on this machine, a folder or a hub id: equal parameters are read here instead of sent.
     #[arg(long, value_name = "PATH_OR_HUB_ID")]
     pub model: Option<String>,
+
+    /// Where received parameters are kept, so that they need not be sent again; workers of one user share it.
+    /// Default: `asyncdiff/weights` under `$XDG_CACHE_HOME` or `~/.cache`.
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+
+    /// How much disk these may take, such as `16GiB`; those that were not used for the longest time go. `0` keeps none.
+    #[arg(long, value_name = "SIZE", value_parser = parse_cache_limit, default_value = "16GiB")]
+    pub cache_limit: u64,
 
     #[command(flatten)]
     pub(super) simulation: SimulationOptions,
@@ -116,6 +125,16 @@ impl JoinOptions {
     }
 }
 
+impl JoinOptions {
+    /// The cache that is meant; none if there is to be none, or nobody knows where.
+    pub(super) fn cache(&self) -> Option<CacheConfig> {
+        let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let cache = || set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
+        let folder = self.cache.clone().or_else(|| cache().map(|cache| cache.join("asyncdiff/weights")))?;
+        (self.cache_limit > 0).then_some(CacheConfig { folder, limit_bytes: self.cache_limit })
+    }
+}
+
 impl ListenAddress {
     /// Any free ports of an address.
     #[must_use]
@@ -170,6 +189,10 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 fn parse_memory(text: &str) -> Result<u64, String> {
     let bytes = parse_bytes(text).filter(|&bytes| bytes > 0);
     bytes.ok_or_else(|| "write it with its unit, such as 8GiB or 512MiB".to_owned())
+}
+
+fn parse_cache_limit(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { parse_memory(text).map_err(|needed| format!("{needed}, or 0 for no cache")) }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use asyncdiff_model::checkpoint::StoredTensor;
 use asyncdiff_plan::JobId;
 use bytes::Bytes;
 
-use super::LocalCheckpoint;
+use super::{LocalCheckpoint, WeightCache};
 use crate::actors::SessionRef;
 use crate::intake::{Digest, Intake};
 use crate::tensor_bytes::byte_count;
@@ -22,7 +22,21 @@ const SILENCE_DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) struct Collector {
     pub(crate) intake: Arc<Intake>,
     pub(crate) session: SessionRef,
-    pub(crate) local: Option<Arc<LocalCheckpoint>>,
+    pub(crate) local: LocalWeights,
+}
+
+/// What this machine has.
+#[derive(Clone, Default)]
+pub(crate) struct LocalWeights {
+    pub(crate) checkpoint: Option<Arc<LocalCheckpoint>>,
+    pub(crate) cache: Option<Arc<WeightCache>>,
+}
+
+impl LocalWeights {
+    fn find(&self, folder: &str, entry: &WeightEntry) -> Option<StoredTensor> {
+        let in_checkpoint = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.find(folder, entry));
+        in_checkpoint.or_else(|| self.cache.as_ref().and_then(|cache| cache.find(entry)))
+    }
 }
 
 impl Collector {
@@ -57,7 +71,10 @@ impl Collector {
         folder: &str,
         entries: &[WeightEntry],
     ) -> Result<HashMap<String, StoredTensor>, WorkerFailure> {
-        let Some(local) = self.local.clone() else { return Ok(HashMap::new()) };
+        let local = self.local.clone();
+        if local.checkpoint.is_none() && local.cache.is_none() {
+            return Ok(HashMap::new());
+        }
         let (folder, entries) = (folder.to_owned(), entries.to_vec());
         let find = move || {
             let find = |entry: WeightEntry| local.find(&folder, &entry).map(|tensor| (entry.name, tensor));
@@ -91,6 +108,10 @@ impl Collector {
                 let name = batch.iter().find(|entry| entry.digest == digest).map(|entry| entry.name.clone());
                 let reason = "its bytes are not those that its digest stands for".to_owned();
                 return Err(WorkerFailure::BadWeight { name: name.unwrap_or_default(), reason });
+            }
+            if let Some(cache) = &self.local.cache {
+                // One after the other as they arrive: what is interrupted goes on from there.
+                cache.keep(digest, bytes.clone()).await;
             }
             arrived.insert(digest, bytes);
         }

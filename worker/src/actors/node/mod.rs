@@ -27,7 +27,7 @@ use crate::device::{DeviceHandle, JobOutcome};
 use crate::error::WorkerError;
 use crate::intake::Intake;
 use crate::probing::{PeerPath, ProcessorTime};
-use crate::weights::LocalCheckpoint;
+use crate::weights::LocalWeights;
 use asyncdiff_common::owned_task::OwnedTask;
 use jobs::NodeJob;
 pub(crate) use peers::PeerState;
@@ -43,7 +43,7 @@ pub(crate) struct NodeArguments {
     pub(crate) network: Arc<dyn Network>,
     pub(crate) coordinator: Vec<Endpoint>,
     pub(crate) device: DeviceHandle,
-    pub(crate) local: Option<Arc<LocalCheckpoint>>,
+    pub(crate) local: LocalWeights,
     pub(crate) membership: Option<watch::Sender<Membership>>,
     pub(crate) incarnation: u64,
     pub(crate) processor_time: ProcessorTime,
@@ -91,7 +91,7 @@ pub(crate) struct NodeState {
     network: Arc<dyn Network>,
     device: DeviceHandle,
     processor_time: ProcessorTime,
-    local: Option<Arc<LocalCheckpoint>>,
+    local: LocalWeights,
     intake: Arc<Intake>,
     control: ActorRef<SessionMessage>,
     session: Option<SessionRef>,
