@@ -9,6 +9,7 @@ mod links;
 mod median;
 mod model;
 mod pipeline;
+mod saving;
 mod scaling;
 
 pub use coordinator::{CoordinatorBench, CoordinatorReport};
@@ -16,4 +17,5 @@ pub use device::{Case, DeviceBench, DeviceReport};
 pub use links::{LinksReport, measure_links};
 pub use model::BenchModel;
 pub use pipeline::{PipelineBench, PipelineReport};
+pub use saving::{SavingReport, SavingRow, measure_saving};
 pub use scaling::{Capacity, GuidanceWay, Network, ScalingBench, ScalingReport, ScalingRow, SimulatedModel};

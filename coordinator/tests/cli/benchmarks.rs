@@ -48,3 +48,17 @@ fn two_workers_are_held_against_one_and_a_type_that_comes_to_the_same_is_left_ou
     assert_eq!(case["weights"].as_array().unwrap().len(), 2);
     assert_eq!(case["torch"].as_array().unwrap().len(), 0);
 }
+
+#[test]
+fn what_saving_a_job_costs_is_measured_by_the_size_of_its_latents() {
+    let place = Place::new();
+    let report = place.run(&["bench", "saving", "--folder", ".", "--repeats", "3", "--json"]).json();
+    let rows = report["rows"].as_array().unwrap();
+    let bytes: Vec<u64> = rows.iter().map(|row| row["bytes"].as_u64().unwrap()).collect();
+    assert!(bytes.len() == 4 && bytes.is_sorted(), "{report}");
+    for row in rows {
+        let figure = |name: &str| row[name].as_f64().unwrap();
+        assert!(figure("copy_seconds") > 0.0 && figure("commit_seconds") > figure("copy_seconds"), "{row}");
+    }
+    assert_eq!(place.files(), Vec::<String>::new());
+}

@@ -1,5 +1,5 @@
 //! `coordinator bench`: what parallelism brings on this machine, what one device does, what the coordinator takes, what carries tensors how
-//! fast, and what more devices bring than there are.
+//! fast, what saving a job costs, and what more devices bring than there are.
 
 mod coordinator;
 mod pipeline;
@@ -14,8 +14,8 @@ use asyncdiff_model::kernels::Format;
 use clap::builder::PossibleValue;
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::bench::{Case, DeviceBench, measure_links};
-use crate::cli::{Failure, note, print_line};
+use crate::bench::{Case, DeviceBench, measure_links, measure_saving};
+use crate::cli::{Failure, default_state_dir, note, print_line};
 
 /// Arguments of `bench`.
 #[derive(Args, Debug)]
@@ -34,6 +34,8 @@ enum Benchmark {
     Links(LinksArgs),
     /// Two workers against one, against one with twice the threads and, where there is a Python with it, against PyTorch
     Pipeline(pipeline::PipelineArgs),
+    /// What it costs to save a running job's progress on this machine's disk
+    Saving(SavingArgs),
     /// Up to eight simulated devices on Stable Diffusion 2.1 and XL: real tensors over the real links, no computing
     Scaling(scaling::ScalingArgs),
 }
@@ -80,6 +82,21 @@ struct LinksArgs {
     json: bool,
 }
 
+#[derive(Args, Debug)]
+struct SavingArgs {
+    /// A folder on the disk that is meant; a database is made there and removed [default: where coordinators keep their state]
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+
+    /// How often each size is saved
+    #[arg(long, default_value = "50")]
+    repeats: NonZeroUsize,
+
+    /// Print JSON instead of a Markdown table
+    #[arg(long)]
+    json: bool,
+}
+
 impl ValueEnum for Case {
     fn value_variants<'a>() -> &'a [Self] {
         &Self::ALL
@@ -97,6 +114,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
         Benchmark::Device(args) => device(args).await?,
         Benchmark::Links(args) => links(args).await?,
         Benchmark::Pipeline(args) => pipeline::run(args).await?,
+        Benchmark::Saving(args) => saving(args).await?,
         Benchmark::Scaling(args) => scaling::run(args).await?,
     };
     print_line(text.trim_end())?;
@@ -120,6 +138,21 @@ async fn device(args: DeviceArgs) -> Result<String, Failure> {
 async fn links(args: LinksArgs) -> Result<String, Failure> {
     let measured = tokio::task::spawn_blocking(move || measure_links(args.seconds, &note)).await;
     let report = measured.map_err(Failure::operator)?.map_err(Failure::operator)?;
+    if args.json { serde_json::to_string_pretty(&report).map_err(Failure::operator) } else { Ok(report.markdown()) }
+}
+
+async fn saving(args: SavingArgs) -> Result<String, Failure> {
+    let folder = match args.folder {
+        Some(folder) => folder,
+        None => default_state_dir()?,
+    };
+    let measure = move || {
+        std::fs::create_dir_all(&folder)?;
+        let place = tempfile::tempdir_in(&folder)?;
+        measure_saving(place.path(), args.repeats.get())
+    };
+    let measured = tokio::task::spawn_blocking(measure).await.map_err(Failure::operator)?;
+    let report = measured.map_err(|error| Failure::operator(format!("{error:#}")))?;
     if args.json { serde_json::to_string_pretty(&report).map_err(Failure::operator) } else { Ok(report.markdown()) }
 }
 
