@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::actors::{
     Coordinator, CoordinatorArguments, CoordinatorMessage, JobView, Keeping, Limits, MembershipMessage, Parts, Planned,
-    QueueMessage, RestoredJob, SubmitRefused, WorkerRecord, make_plan, measure_all,
+    QueueMessage, RestoredJob, Submission, SubmitRefused, WorkerRecord, make_plan, measure_all,
 };
 use crate::failure::{JobFailed, split_hint};
 use crate::job::{Fault, JobError, JobEvent, JobRecord, JobSettings};
@@ -143,12 +143,17 @@ impl Cluster {
 
     /// Checks a job and queues it.
     pub async fn submit(&self, spec: JobSpec) -> Result<JobHandle, ClusterError> {
+        self.submit_once(spec, None).await
+    }
+
+    /// The same; a job of that key that is known is not submitted again, and is the answer.
+    pub async fn submit_once(&self, spec: JobSpec, key: Option<String>) -> Result<JobHandle, ClusterError> {
         let store = Arc::clone(&self.store);
         // Building a program takes milliseconds.
         let checking = tokio::task::spawn_blocking(move || CheckedJob::new(&store, spec));
         let checked = checking.await.map_err(|error| JobFailed::Bug { what: error.to_string() })?;
-        let checked = Box::new(checked.map_err(JobFailed::Store)?);
-        let (record, events) = ask(&self.parts.queue, |reply| QueueMessage::Submit(checked, reply)).await??;
+        let submission = Box::new(Submission { checked: checked.map_err(JobFailed::Store)?, key });
+        let (record, events) = ask(&self.parts.queue, |reply| QueueMessage::Submit(submission, reply)).await??;
         Ok(JobHandle { id: record.id, record, events })
     }
 
@@ -180,8 +185,7 @@ impl Cluster {
         ask(&self.parts.queue, |reply| QueueMessage::Outcome(job, reply)).await
     }
 
-    /// Stops a job; a running one frees its workers. Returns its record, which says so a moment later if it was
-    /// running.
+    /// Stops a job; a running one frees its workers. Returns its record when it has ended.
     pub async fn cancel(&self, job: JobId) -> Result<JobRecord, ClusterError> {
         let record = ask(&self.parts.queue, |reply| QueueMessage::Cancel(job, reply)).await?;
         record.ok_or(ClusterError::UnknownJob { job })

@@ -38,6 +38,6 @@ pub use limits::Limits;
 pub(crate) use membership::MembershipMessage;
 pub(crate) use planning::{Planned, make_plan, measure_all};
 pub use queue::SubmitRefused;
-pub(crate) use queue::{JobView, Keeping, QueueMessage, RestoredJob};
+pub(crate) use queue::{JobView, Keeping, QueueMessage, RestoredJob, Submission};
 pub(crate) use root::{Coordinator, CoordinatorArguments, CoordinatorMessage, Parts};
 pub use session::{TensorCounts, WorkerRecord, WorkerState};

@@ -45,6 +45,13 @@ pub(crate) type JobEnd = Result<Box<JobOutcome>, JobFailed>;
 /// A job's record and the events that follow it.
 pub(crate) type JobView = (JobRecord, broadcast::Receiver<JobEvent>);
 
+/// A job that somebody wants.
+pub(crate) struct Submission {
+    pub(crate) checked: CheckedJob,
+    /// By which it is known if it is submitted again; it is then not done again.
+    pub(crate) key: Option<String>,
+}
+
 /// Why the queue does not take a job.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SubmitRefused {
@@ -105,7 +112,7 @@ pub(crate) enum QueueMessage {
         job: JobId,
         taken: u32,
     },
-    Submit(Box<CheckedJob>, RpcReplyPort<Result<JobView, SubmitRefused>>),
+    Submit(Box<Submission>, RpcReplyPort<Result<JobView, SubmitRefused>>),
     View(JobId, RpcReplyPort<Option<JobView>>),
     Warned {
         job: JobId,
@@ -211,8 +218,8 @@ impl QueueState {
             QueueMessage::Cancel(job, reply) => {
                 self.cancel(myself, job);
                 match self.jobs.get_mut(&job) {
-                    // That it is cancelled is said when it is on disk.
-                    Some(entry) if entry.ending.is_some() => entry.awaiting_end.push(reply),
+                    // That it is cancelled is said when it is, and when that is on disk.
+                    Some(entry) if !entry.has_ended() => entry.awaiting_end.push(reply),
                     entry => {
                         let _ = reply.send(entry.map(|entry| entry.record.clone()));
                     }
@@ -241,7 +248,7 @@ impl QueueState {
             }
             QueueMessage::ReturnOverdue => self.returning.clear(),
             QueueMessage::StepsTaken { job, taken } => self.change(job, |record| record.progress.0 = taken),
-            QueueMessage::Submit(checked, reply) => self.submit(myself, *checked, reply),
+            QueueMessage::Submit(submission, reply) => self.submit(myself, *submission, reply),
             QueueMessage::View(job, reply) => {
                 let _ = reply.send(self.jobs.get(&job).map(JobEntry::view));
             }

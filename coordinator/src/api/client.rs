@@ -50,6 +50,16 @@ pub enum ClientError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The connection ended before the answer did.
+    #[error(
+        "no coordinator answers at {address}: the connection ended ({reason})\nhint: see its log, or give the client line of another with --connect"
+    )]
+    Broken {
+        /// Where it should be.
+        address: String,
+        /// What was found.
+        reason: String,
+    },
     /// The answer is not what this version understands.
     #[error("the server's answer cannot be understood: {reason}\nhint: run the same version of the program everywhere")]
     Malformed {
@@ -209,7 +219,11 @@ impl Client {
         if error.is_timeout() && !error.is_connect() {
             return ClientError::TimedOut { address };
         }
-        ClientError::Unreachable { address, reason: chain(error) }
+        let reason = chain(error);
+        match error.is_connect() || error.is_builder() {
+            true => ClientError::Unreachable { address, reason },
+            false => ClientError::Broken { address, reason },
+        }
     }
 }
 

@@ -84,6 +84,8 @@ impl Inviter {
 impl Service for ClusterService {
     fn submit(&self, job: NewJob) -> ServiceFuture<'_, JobRecord> {
         Box::pin(async move {
+            job.check_key()?;
+            let key = job.key.clone();
             let request = job.complete(&self.defaults)?;
             if self.draining.load(Ordering::Relaxed) {
                 return Err(ApiError::from_text(
@@ -91,7 +93,7 @@ impl Service for ClusterService {
                     Fault::Peer,
                 ));
             }
-            Ok(self.cluster.submit(JobSpec::from(request)).await?.record)
+            Ok(self.cluster.submit_once(JobSpec::from(request), key).await?.record)
         })
     }
 

@@ -23,6 +23,10 @@ pub struct NewJob {
     /// Everything else.
     #[serde(default)]
     pub settings: GivenSettings,
+    /// By which the job is known if it is submitted again, such as by a client that heard no answer: it is then not done
+    /// again. Up to 64 letters, digits, `-` and `_`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// Settings of a job as far as the user gave any.
@@ -63,10 +67,25 @@ pub struct JobDefaults {
     pub seed: u64,
 }
 
+/// The longest key: that of two UUIDs.
+const KEY_LIMIT: usize = 64;
+
 impl NewJob {
+    /// Refuses a key that is none.
+    pub fn check_key(&self) -> Result<(), ApiError> {
+        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        match &self.key {
+            Some(key) if key.is_empty() || key.len() > KEY_LIMIT || !key.bytes().all(is_part) => {
+                let hint = format!("use 1 to {KEY_LIMIT} letters, digits, `-` and `_`");
+                Err(ApiError::bad_request("the job's key is no key", hint))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The request with the server's defaults filled in.
     pub fn complete(self, defaults: &JobDefaults) -> Result<JobRequest, ApiError> {
-        let Self { prompt, negative_prompt, settings } = self;
+        let Self { prompt, negative_prompt, settings, key: _ } = self;
         Ok(JobRequest { prompt, negative_prompt, settings: settings.complete(defaults)? })
     }
 }
@@ -227,6 +246,15 @@ mod tests {
         let request = job.complete(&DEFAULTS).unwrap();
         assert_eq!((request.settings.seed, request.settings.guidance_scale), (3, 5.0));
         assert_eq!(request.settings.steps, NonZeroU32::MIN);
+    }
+
+    #[test]
+    fn keys_are_short_and_plain() {
+        let checked = |key: &str| NewJob { key: Some(key.to_owned()), ..NewJob::default() }.check_key();
+        assert!(checked("a-Z_9").is_ok() && checked(&"a".repeat(64)).is_ok());
+        for wrong in ["", "a b", "ä", "a\n", &"a".repeat(65)] {
+            assert!(checked(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl JobArgs {
     #[must_use]
     pub(crate) fn job(&self, prompt: &str, trace: bool) -> NewJob {
         let settings = GivenSettings { trace, ..self.settings() };
-        NewJob { prompt: prompt.to_owned(), negative_prompt: self.negative_prompt.clone(), settings }
+        NewJob { prompt: prompt.to_owned(), negative_prompt: self.negative_prompt.clone(), settings, key: None }
     }
 
     /// The settings as the API takes them.

@@ -77,9 +77,10 @@ impl From<ClientError> for Failure {
             ClientError::Refused(error) => error.into(),
             ClientError::Address { .. } => Self::operator(error),
             ClientError::Identity(_) => Self::with_fault(Fault::Bug, error),
-            ClientError::Malformed { .. } | ClientError::TimedOut { .. } | ClientError::Unreachable { .. } => {
-                Self::with_fault(Fault::Peer, error)
-            }
+            ClientError::Broken { .. }
+            | ClientError::Malformed { .. }
+            | ClientError::TimedOut { .. }
+            | ClientError::Unreachable { .. } => Self::with_fault(Fault::Peer, error),
         }
     }
 }

@@ -19,16 +19,17 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2
 /// Asks a coordinator about one job, through its restarts.
 pub(super) struct Patience<'a> {
     pub(super) connect: &'a ConnectArgs,
-    pub(super) job: JobId,
+    /// None while it is being submitted.
+    pub(super) job: Option<JobId>,
     /// How long the coordinator may be away.
     pub(super) within: Duration,
 }
 
 impl Patience<'_> {
-    /// Follows the job to its end.
-    pub(super) async fn follow(&self, progress: &mut Progress) -> Result<JobRecord, Failure> {
+    /// Follows a job to its end.
+    pub(super) async fn follow(&self, job: JobId, progress: &mut Progress) -> Result<JobRecord, Failure> {
         loop {
-            let events = self.ask(async |client| client.events(self.job).await).await?;
+            let events = self.ask(async |client| client.events(job).await).await?;
             match follow(events, progress).await {
                 Ok(Some(job)) => return Ok(job),
                 Ok(None) => {}
@@ -71,13 +72,17 @@ impl Patience<'_> {
     }
 
     fn gave_up(&self, lost: &str) -> Failure {
-        let (job, seconds) = (self.job, self.within.as_secs());
+        let seconds = self.within.as_secs();
         let reason = lost.lines().next().unwrap_or_default();
-        let text = format!(
-            "the coordinator went away and did not come back within {seconds} s ({reason})\nhint: {job} is kept; when the \
-             coordinator runs again, `coordinator job {} --out FILE` waits for its picture",
-            job.0
-        );
+        let hint = match self.job {
+            Some(job) => format!(
+                "{job} is kept; when the coordinator runs again, `coordinator job {} --out FILE` waits for its picture",
+                job.0
+            ),
+            None => "it may have taken the job or not; `coordinator jobs` says so when it runs again".to_owned(),
+        };
+        let text =
+            format!("the coordinator went away and did not come back within {seconds} s ({reason})\nhint: {hint}");
         Failure::new(ExitCode::Peer, text)
     }
 }
@@ -90,7 +95,7 @@ enum Attempt {
 /// Whether an error may be gone when the coordinator is back.
 fn may_pass(error: &ClientError) -> bool {
     match error {
-        ClientError::TimedOut { .. } | ClientError::Unreachable { .. } => true,
+        ClientError::Broken { .. } | ClientError::TimedOut { .. } | ClientError::Unreachable { .. } => true,
         // One that is just stopping says so.
         ClientError::Refused(error) => matches!(error.fault, Fault::Bug | Fault::Peer),
         ClientError::Address { .. } | ClientError::Identity(_) | ClientError::Malformed { .. } => false,

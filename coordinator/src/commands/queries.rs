@@ -9,7 +9,6 @@ use asyncdiff_transport::WorkerName;
 use clap::Args;
 use serde::Serialize;
 
-use super::patience::Patience;
 use super::submit::{parse_wait, wait_and_deliver};
 use crate::api::parse_job_id;
 use crate::cli::{ConnectArgs, Failure, check_place, print_line};
@@ -79,8 +78,7 @@ pub(crate) async fn jobs(args: ListArgs) -> Result<ExitCode, Failure> {
 pub(crate) async fn job(JobArgs { job: args, out, reconnect_for }: JobArgs) -> Result<ExitCode, Failure> {
     if let Some(path) = out {
         check_place(&path)?;
-        let patience = Patience { connect: &args.connect, job: args.id, within: reconnect_for };
-        wait_and_deliver(&patience, path, None, args.json).await?;
+        wait_and_deliver((&args.connect, args.id), reconnect_for, path, None, args.json).await?;
         return Ok(ExitCode::Ok);
     }
     let job = args.connect.client().await?.job(args.id).await?;

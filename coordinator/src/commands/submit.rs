@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use asyncdiff_common::config::parse_duration;
 use asyncdiff_common::exit::ExitCode;
+use asyncdiff_plan::JobId;
 use clap::Args;
 
 use super::follow::{Results, done};
 use super::patience::Patience;
 use super::signals::Signals;
+use crate::api::{ClientError, NewJob};
 use crate::cli::{ConnectArgs, Failure, JobArgs, OutputArgs, print_line};
 use crate::job::JobRecord;
 use crate::render::{Alone, Progress};
@@ -30,6 +32,10 @@ pub(crate) struct SubmitArgs {
     #[arg(long, conflicts_with_all = ["out"])]
     no_wait: bool,
 
+    /// Take the job once, however often it is submitted under this key: letters, digits, `-` and `_`
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+
     /// How long to wait for a coordinator that goes away meanwhile: it keeps its jobs and goes on with them
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "60s")]
     reconnect_for: Duration,
@@ -41,30 +47,44 @@ pub(crate) struct SubmitArgs {
 /// Submits, waits, fetches.
 pub(crate) async fn run(args: SubmitArgs) -> Result<ExitCode, Failure> {
     let path = args.output.picture_path(&args.prompt)?;
-    let client = args.connect.client().await?;
     let mut signals = Signals::new()?;
-    let job = client.submit(&args.job.job(&args.prompt, args.output.trace.is_some())).await?;
+    let job = submit(&args).await?;
     if args.no_wait {
         let json = serde_json::json!({ "job": job });
         print_line(&if args.output.json { json.to_string() } else { job.id.to_string() })?;
         return Ok(ExitCode::Ok);
     }
-    let patience = Patience { connect: &args.connect, job: job.id, within: args.reconnect_for };
     tokio::select! {
-        delivered = wait_and_deliver(&patience, path, args.output.trace.as_deref(), args.output.json) => delivered?,
+        delivered = wait_and_deliver((&args.connect, job.id), args.reconnect_for, path, args.output.trace.as_deref(), args.output.json) => delivered?,
         () = signals.next() => return Err(interrupted(&args.connect, &job).await),
     }
     Ok(ExitCode::Ok)
 }
 
+/// Submits the job. If the answer is lost, asks again by the job's key, under which it is taken once.
+async fn submit(args: &SubmitArgs) -> Result<JobRecord, Failure> {
+    let key = Some(args.key.clone().unwrap_or_else(|| format!("{:032x}", rand::random::<u128>())));
+    let new = NewJob { key, ..args.job.job(&args.prompt, args.output.trace.is_some()) };
+    match args.connect.client().await?.submit(&new).await {
+        // It was there, and may be again; one that is not there at all is not waited for.
+        Err(ClientError::Broken { .. } | ClientError::TimedOut { .. }) => {
+            let patience = Patience { connect: &args.connect, job: None, within: args.reconnect_for };
+            patience.ask(async |client| client.submit(&new).await).await
+        }
+        answer => Ok(answer?),
+    }
+}
+
 /// Follows a job to its end, fetches what it left and writes it to files.
 pub(super) async fn wait_and_deliver(
-    patience: &Patience<'_>,
+    (connect, id): (&ConnectArgs, JobId),
+    within: Duration,
     path: PathBuf,
     trace: Option<&Path>,
     json: bool,
 ) -> Result<(), Failure> {
-    let job = done(patience.follow(&mut Progress::new()).await?)?;
+    let patience = Patience { connect, job: Some(id), within };
+    let job = done(patience.follow(id, &mut Progress::new()).await?)?;
     let picture = patience.ask(async |client| client.picture(job.id).await).await?;
     let trace = match trace {
         Some(path) => Some((path, patience.ask(async |client| client.trace(job.id).await).await?)),

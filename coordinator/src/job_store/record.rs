@@ -17,6 +17,9 @@ pub(crate) struct StoredJob {
     pub(crate) record: JobRecord,
     /// The model that its progress is of, see [`ModelStore::fingerprint`](crate::ModelStore::fingerprint).
     pub(crate) model: String,
+    /// By which it is known if it is submitted again.
+    #[serde(default)]
+    pub(crate) key: Option<String>,
     /// Workers that were there when it was started last.
     #[serde(default)]
     pub(crate) workers: Vec<String>,

@@ -36,7 +36,7 @@ fn job(id: u64, state: JobState) -> StoredJob {
         error: None,
         summary: None,
     };
-    StoredJob { record, model: "a model".to_owned(), workers: vec!["gpu-box".to_owned()] }
+    StoredJob { record, model: "a model".to_owned(), key: None, workers: vec!["gpu-box".to_owned()] }
 }
 
 fn progress(steps: u32) -> Progress {

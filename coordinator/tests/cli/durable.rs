@@ -128,6 +128,18 @@ fn a_stopped_coordinator_leaves_waiting_jobs_for_the_next_start() {
 }
 
 #[test]
+fn a_job_that_is_submitted_again_under_its_key_is_the_same_job_before_and_after_a_restart() {
+    let mut durable = Durable::start();
+    let first = durable.submit("a red circle", &["--key", "mine-1"]);
+    assert_eq!(durable.submit("a red circle", &["--key", "mine-1"]), first);
+    durable.restart();
+    assert_eq!(durable.submit("a red circle", &["--key", "mine-1"]), first);
+    assert_ne!(durable.submit("a red circle", &["--key", "mine-2"]), first);
+    assert_eq!(durable.jobs().len(), 2);
+    durable.place.run(&["submit", "a", "--key", "no key"]).expect(2, &["no key", "hint:"]);
+}
+
+#[test]
 fn a_second_coordinator_on_the_same_directory_is_refused() {
     let durable = Durable::start();
     durable.place.run(&["serve", "--config", "my.toml"]).expect(2, &["in use by another process", "hint:"]);

@@ -19,6 +19,8 @@ const EVENTS_BEHIND: usize = 64;
 
 pub(super) struct JobEntry {
     pub(super) record: JobRecord,
+    /// By which it is known if it is submitted again.
+    pub(super) key: Option<String>,
     /// Until the job starts.
     pub(super) checked: Option<Box<CheckedJob>>,
     /// Where it goes on, if an earlier life of the coordinator saved that.
@@ -52,17 +54,18 @@ impl JobEntry {
         let is_kept = matches!(checked.spec.conditions, Conditions::Prompt { .. })
             && checked.spec.latents == InitialLatents::Seed(checked.spec.settings.seed)
             && checked.spec.product == Product::Picture;
-        Self { is_kept, ..Self::restored(record, Some(Box::new(checked))) }
+        Self { is_kept, ..Self::restored(record, None, Some(Box::new(checked))) }
     }
 
     /// A job of an earlier life of the coordinator; checked again, if it has not ended.
-    pub(super) fn restored(mut record: JobRecord, checked: Option<Box<CheckedJob>>) -> Self {
+    pub(super) fn restored(mut record: JobRecord, key: Option<String>, checked: Option<Box<CheckedJob>>) -> Self {
         if !record.has_ended() {
             record.state = JobState::Queued;
         }
         let events = broadcast::Sender::new(EVENTS_BEHIND);
         Self {
             record,
+            key,
             checked,
             saved: None,
             ending: None,

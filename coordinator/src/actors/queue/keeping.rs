@@ -13,7 +13,7 @@ use ractor::{ActorRef, RpcReplyPort};
 
 use super::super::denoiser::JobLife;
 use super::job_entry::JobEntry;
-use super::{JobEnd, JobView, QueueMessage, QueueState, SubmitRefused};
+use super::{JobEnd, JobView, QueueMessage, QueueState, Submission, SubmitRefused};
 use crate::failure::JobFailed;
 use crate::job::JobRecord;
 use crate::job_store::{Change, FoundFiles, JobWriter, KeptJob, Progress, StoredJob};
@@ -34,6 +34,7 @@ pub(crate) struct Keeping {
 /// A job of an earlier life of this coordinator.
 pub(crate) struct RestoredJob {
     pub(crate) record: JobRecord,
+    pub(crate) key: Option<String>,
     pub(crate) workers: Vec<String>,
     pub(crate) file_bytes: u64,
     /// Of one that has not ended: checked again, because the model may be another one now.
@@ -54,9 +55,9 @@ impl Keeping {
 impl RestoredJob {
     /// Checks a job against the model that serves now. Takes milliseconds.
     pub(crate) fn new(kept: KeptJob, store: &ModelStore) -> Self {
-        let KeptJob { job: StoredJob { mut record, model, workers }, progress, file_bytes } = kept;
+        let KeptJob { job: StoredJob { mut record, model, key, workers }, progress, file_bytes } = kept;
         if record.has_ended() {
-            return Self { record, workers, file_bytes, waiting: None };
+            return Self { record, key, workers, file_bytes, waiting: None };
         }
         let is_same_model = model == store.fingerprint();
         if progress.is_some() && !is_same_model {
@@ -65,17 +66,17 @@ impl RestoredJob {
         let checked = CheckedJob::new(store, record.request.clone().into());
         let go_on = |checked| (Box::new(checked), progress.filter(|_| is_same_model));
         let waiting = checked.map(go_on).map_err(JobFailed::Store);
-        Self { record, workers, file_bytes, waiting: Some(waiting) }
+        Self { record, key, workers, file_bytes, waiting: Some(waiting) }
     }
 }
 
 impl QueueState {
     /// Takes up what an earlier life left.
     pub(super) fn restore(&mut self, myself: &ActorRef<QueueMessage>, restored: Vec<RestoredJob>) {
-        for RestoredJob { record, workers, file_bytes, waiting } in restored {
+        for RestoredJob { record, key, workers, file_bytes, waiting } in restored {
             let job = record.id;
             let Some(waiting) = waiting else {
-                self.jobs.insert(job, JobEntry::restored(record, None));
+                self.jobs.insert(job, JobEntry::restored(record, key, None));
                 let forgotten = self.retention.push(job, file_bytes);
                 self.forget(forgotten);
                 continue;
@@ -84,7 +85,7 @@ impl QueueState {
             match waiting {
                 Ok((checked, progress)) => {
                     tracing::info!(%job, ?progress, "a job of before");
-                    let mut entry = JobEntry::restored(record, Some(checked));
+                    let mut entry = JobEntry::restored(record, key, Some(checked));
                     entry.record.progress.0 = progress.as_ref().map_or(0, |progress| progress.steps);
                     entry.saved = progress;
                     self.jobs.insert(job, entry);
@@ -93,7 +94,7 @@ impl QueueState {
                     self.change(job, |record| record.phase = phase);
                 }
                 Err(failed) => {
-                    self.jobs.insert(job, JobEntry::restored(record, None));
+                    self.jobs.insert(job, JobEntry::restored(record, key, None));
                     self.handle_ended(myself, job, Err(failed));
                 }
             }
@@ -103,9 +104,13 @@ impl QueueState {
     pub(super) fn submit(
         &mut self,
         myself: &ActorRef<QueueMessage>,
-        checked: CheckedJob,
+        Submission { checked, key }: Submission,
         reply: RpcReplyPort<Result<JobView, SubmitRefused>>,
     ) {
+        let known = self.jobs.iter().find(|(_, entry)| key.is_some() && entry.key == key).map(|(job, _)| *job);
+        if let Some(job) = known {
+            return self.answer_submission(myself, job, reply);
+        }
         if self.waiting.len() >= self.limits.queue_length {
             // Whoever asked may have given up waiting; so below.
             let _ = reply.send(Err(SubmitRefused::Full { length: self.waiting.len() }));
@@ -115,10 +120,22 @@ impl QueueState {
         self.next = JobId(job.0 + 1);
         let mut entry = JobEntry::new(job, checked);
         entry.record.phase = self.waiting_phase();
-        let view = entry.view();
-        let stored = self.stored(&entry);
+        entry.key = key;
         self.jobs.insert(job, entry);
         self.waiting.push_back(job);
+        self.answer_submission(myself, job, reply);
+    }
+
+    /// Answers when the job is on disk. One that is there already is written once more: so the answer is right even if the
+    /// first attempt is still on its way.
+    fn answer_submission(
+        &self,
+        myself: &ActorRef<QueueMessage>,
+        job: JobId,
+        reply: RpcReplyPort<Result<JobView, SubmitRefused>>,
+    ) {
+        let Some(entry) = self.jobs.get(&job) else { return };
+        let (view, stored) = (entry.view(), self.stored(entry));
         let (Some(writer), Some(stored)) = (&self.writer, stored) else {
             let _ = reply.send(Ok(view));
             return;
@@ -214,7 +231,8 @@ impl QueueState {
     fn stored(&self, entry: &JobEntry) -> Option<Box<StoredJob>> {
         let record = entry.ending.as_ref().unwrap_or(&entry.record).clone();
         let workers = if entry.is_running() { self.workers.keys().cloned().collect() } else { Vec::new() };
-        entry.is_kept.then(|| Box::new(StoredJob { record, model: self.store.fingerprint().to_owned(), workers }))
+        let (model, key) = (self.store.fingerprint().to_owned(), entry.key.clone());
+        entry.is_kept.then(|| Box::new(StoredJob { record, model, key, workers }))
     }
 
     fn forget(&mut self, jobs: Vec<JobId>) {
