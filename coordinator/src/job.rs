@@ -110,10 +110,22 @@ pub struct JobRecord {
     /// Faults that it went on after, each with the steps that followed.
     #[serde(default)]
     pub recoveries: Vec<Recovery>,
+    /// Where workers left or joined, so that it changed its plan without a fault.
+    #[serde(default)]
+    pub moves: Vec<Move>,
     /// Why it failed, if it did.
     pub error: Option<JobError>,
     /// How it went, when it is done.
     pub summary: Option<JobSummary>,
+}
+
+/// A change of a job's plan without a fault: the steps that were left were planned anew, and the first of them was exact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// Who left, or that somebody joined.
+    pub why: String,
+    /// Steps taken by then.
+    pub step: u32,
 }
 
 /// A fault that a job went on after: the steps that were left were planned anew, and the first of them was exact.

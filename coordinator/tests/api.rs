@@ -37,6 +37,7 @@ fn record(job: NewJob, state: JobState) -> Result<JobRecord, ApiError> {
         progress: (1, 1),
         warnings: Vec::new(),
         recoveries: Vec::new(),
+        moves: Vec::new(),
         error: None,
         summary: None,
     })

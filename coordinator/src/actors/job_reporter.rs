@@ -4,7 +4,7 @@ use asyncdiff_plan::JobId;
 use ractor::ActorRef;
 
 use super::queue::{JobEnd, QueueMessage};
-use crate::job::Recovery;
+use crate::job::{Move, Recovery};
 
 /// Reports of one job. If the queue is gone the whole coordinator is, and nobody is left to hear.
 #[derive(Clone)]
@@ -37,6 +37,11 @@ impl JobReporter {
         if !recoveries.is_empty() {
             self.send(QueueMessage::Recovered { job: self.job, recoveries });
         }
+    }
+
+    /// The job changed its plan without a fault.
+    pub(crate) fn moved(&self, to: Move) {
+        self.send(QueueMessage::Moved { job: self.job, to });
     }
 
     /// The job ended.

@@ -19,7 +19,7 @@ use super::denoiser::{Denoiser, DenoiserArguments, DenoiserMessage};
 use super::job_reporter::JobReporter;
 use super::session::WorkerHandle;
 use crate::failure::JobFailed;
-use crate::job::{JobEvent, JobRecord, Recovery};
+use crate::job::{JobEvent, JobRecord, Move, Recovery};
 use crate::job_spec::JobOutcome;
 use crate::job_store::{FoundFiles, JobWriter};
 use crate::model_store::{CheckedJob, ModelStore};
@@ -99,6 +99,10 @@ pub(crate) enum QueueMessage {
     PhaseChanged {
         job: JobId,
         phase: &'static str,
+    },
+    Moved {
+        job: JobId,
+        to: Move,
     },
     Recovered {
         job: JobId,
@@ -238,6 +242,7 @@ impl QueueState {
                 let _ = reply.send(self.jobs.get(&job).and_then(|entry| entry.outcome.clone()));
             }
             QueueMessage::PhaseChanged { job, phase } => self.change(job, |record| phase.clone_into(&mut record.phase)),
+            QueueMessage::Moved { job, to } => self.change(job, |record| record.moves.push(to)),
             QueueMessage::Recovered { job, recoveries } => {
                 self.change(job, |record| record.recoveries.extend(recoveries));
                 self.keep_record(job);

@@ -33,6 +33,7 @@ fn job(id: u64, state: JobState) -> StoredJob {
         progress: (0, 50),
         warnings: Vec::new(),
         recoveries: Vec::new(),
+        moves: Vec::new(),
         error: None,
         summary: None,
     };

@@ -14,6 +14,7 @@ fn check_moved(record: &JobRecord, why: &str, workers: &[&str]) {
     assert_eq!(record.state, JobState::Done, "{:?}", record.error);
     assert!(record.recoveries.is_empty(), "{:?}", record.recoveries);
     assert!(record.warnings.iter().any(|warning| warning.contains(why)), "{:?}", record.warnings);
+    assert!(record.moves.iter().any(|to| to.why.contains(why)), "{:?}", record.moves);
     assert_eq!(record.summary.as_ref().unwrap().workers, workers);
 }
 

@@ -78,6 +78,7 @@ impl Finishing {
             progress: (steps, steps),
             warnings: Vec::new(),
             recoveries: Vec::new(),
+            moves: Vec::new(),
             error: None,
             summary: Some(summary),
         };

@@ -14,6 +14,7 @@ use super::denoising::Denoising;
 use super::state::{DenoiserState, Phase, Start, reporting};
 use crate::actors::session::WorkerHandle;
 use crate::failure::JobFailed;
+use crate::job::Move;
 
 /// A placement whose components are loaded.
 #[derive(Clone)]
@@ -153,12 +154,14 @@ impl DenoiserState {
             other => return self.phase = other,
         };
         let step = denoising.steps_taken();
-        let told = match reason {
-            Reason::Joined => format!("more workers are there: going on from step {step} with them"),
-            Reason::Leaving(names) => format!("{} leaves: going on from step {step} without it", names.join(", ")),
+        let why = match reason {
+            Reason::Joined => "more workers are there".to_owned(),
+            Reason::Leaving(names) => format!("{} leaves", names.join(", ")),
         };
+        let told = format!("{why}; going on from step {step}");
         tracing::info!("{told}");
         self.reporter.warnings(vec![told]);
+        self.reporter.moved(Move { why, step });
         self.prepare(myself, Start::Interrupted(denoising), std::time::Duration::ZERO, ready);
     }
 

@@ -48,6 +48,7 @@ impl JobEntry {
             progress: (0, checked.setup.evaluations.get()),
             warnings: checked.warnings.clone(),
             recoveries: Vec::new(),
+            moves: Vec::new(),
             error: None,
             summary: None,
         };
