@@ -149,7 +149,10 @@ impl World {
 
     fn check_job(&self, spec: JobSpec, record: &JobRecord, latents: Option<&[f32]>) -> Result<(), String> {
         let latents = latents.filter(|_| record.state == JobState::Done).ok_or("it has no latents")?;
-        let replanned_after: Vec<u32> = record.recoveries.iter().map(|recovery| recovery.step).collect();
+        let recovered = record.recoveries.iter().map(|recovery| recovery.step);
+        let moved = record.moves.iter().map(|to| to.step);
+        let mut replanned_after: Vec<u32> = recovered.chain(moved).collect();
+        replanned_after.sort_unstable();
         let denoised = run_replanned_in_process(&self.store, spec, WORKERS.len(), &replanned_after);
         let denoised = denoised.map_err(|error| error.to_string())?;
         if denoised.latents == latents { Ok(()) } else { Err("its latents are not those of its plans".to_owned()) }
