@@ -29,7 +29,8 @@ fn decibels(one: &Path, other: &Path) -> f64 {
 
 /// Begins a picture and waits until some steps are taken.
 fn begin(place: &Place, name: &str) -> Running {
-    let submitted = place.start(&["submit", PROMPT, "--steps", "40", "--seed", "3", "-o", name]);
+    // Of two parts, however fast either worker seems to be on a busy machine.
+    let submitted = place.start(&["submit", PROMPT, "--steps", "40", "--seed", "3", "--components", "2", "-o", name]);
     submitted.wait_for("step 1");
     submitted
 }

@@ -1,9 +1,11 @@
 //! What a worker's layers cost: as it measured them when it was first needed, corrected by what they took in jobs.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use asyncdiff_common::wire::{DenoiserSpec, LayerCost};
 use asyncdiff_plan::LayerId;
+use tokio::time::Instant;
 
 /// Measurements kept per session: two for each picture size in use, of the whole batch and of a guidance half.
 const KEPT: usize = 16;
@@ -15,6 +17,10 @@ const AS_MEASURED: f64 = 1.05;
 /// By how much one job may correct what is known: a worker that something else held up for a while is not that slow for ever.
 const CORRECTION_MAX: f64 = 4.0;
 
+/// For how long a correction counts after the job that it comes from: jobs that follow each other are planned by it. Then what was measured counts again, so that a
+/// worker that was held up for a while, and has got no part since, gets another chance.
+const CORRECTED_FOR: Duration = Duration::from_secs(60);
+
 /// What one session's worker takes for the layers of denoisers, for a number of rows; the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Measurements(Mutex<Vec<Measurement>>);
@@ -23,15 +29,26 @@ pub(super) struct Measurements(Mutex<Vec<Measurement>>);
 struct Measurement {
     denoiser: DenoiserSpec,
     rows: u32,
-    /// By layer.
+    /// By layer, as they were measured.
     costs: Arc<[LayerCost]>,
+    /// What they took in a job, if it was something else, and when it ended.
+    corrected: Option<(Arc<[LayerCost]>, Instant)>,
+}
+
+impl Measurement {
+    fn current(&self) -> &Arc<[LayerCost]> {
+        match &self.corrected {
+            Some((costs, since)) if since.elapsed() < CORRECTED_FOR => costs,
+            _ => &self.costs,
+        }
+    }
 }
 
 impl Measurements {
     pub(super) fn find(&self, denoiser: &DenoiserSpec, rows: u32) -> Option<Arc<[LayerCost]>> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = known.iter().find(|known| known.denoiser == *denoiser && known.rows == rows);
-        found.map(|known| Arc::clone(&known.costs))
+        found.map(|known| Arc::clone(known.current()))
     }
 
     pub(super) fn keep(&self, denoiser: DenoiserSpec, rows: u32, costs: Arc<[LayerCost]>) {
@@ -39,28 +56,31 @@ impl Measurements {
         if known.len() == KEPT {
             known.remove(0);
         }
-        known.push(Measurement { denoiser, rows, costs });
+        known.push(Measurement { denoiser, rows, costs, corrected: None });
     }
 
     /// Corrects what is known of a denoiser by what layers took in a job: all layers alike, also those that the job did not have, so that a part is
-    /// not taken for slow because it was somewhere else. Returns the factor, if there is one.
+    /// not taken for slow because it was somewhere else. Returns the factor, if there is one; against what was measured, so that corrections do not
+    /// multiply.
     pub(super) fn correct(&self, denoiser: &DenoiserSpec, rows: u32, taken: &[(LayerId, f64)]) -> Option<f64> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let measured = known.iter().find(|known| known.denoiser == *denoiser && known.rows == rows)?;
-        let both =
-            taken.iter().filter_map(|&(layer, seconds)| Some((seconds, measured.costs.get(layer.index())?.seconds)));
+        let cost = |layer: LayerId| measured.costs.get(layer.index()).map(|cost| cost.seconds);
+        let both = taken.iter().filter_map(|&(layer, seconds)| Some((seconds, cost(layer)?)));
         let (taken, expected) =
             both.fold((0.0, 0.0), |(sum, other), (taken, expected)| (sum + taken, other + expected));
         let factor = taken / expected;
-        if !factor.is_finite() || factor <= 0.0 || (1.0 / AS_MEASURED..=AS_MEASURED).contains(&factor) {
+        if !factor.is_finite() || factor <= 0.0 {
             return None;
         }
-        let factor = factor.clamp(1.0 / CORRECTION_MAX, CORRECTION_MAX);
+        let is_chance = (1.0 / AS_MEASURED..=AS_MEASURED).contains(&factor);
+        let factor = if is_chance { 1.0 } else { factor.clamp(1.0 / CORRECTION_MAX, CORRECTION_MAX) };
+        let now = Instant::now();
         for known in known.iter_mut().filter(|known| known.denoiser == *denoiser) {
             let corrected = |cost: &LayerCost| LayerCost { seconds: cost.seconds * factor, ..*cost };
-            known.costs = known.costs.iter().map(corrected).collect();
+            known.corrected = (!is_chance).then(|| (known.costs.iter().map(corrected).collect(), now));
         }
-        Some(factor)
+        (!is_chance).then_some(factor)
     }
 }
 
@@ -120,9 +140,23 @@ mod tests {
     }
 
     #[test]
-    fn a_single_job_corrects_within_bounds() {
+    fn a_job_corrects_within_bounds_and_what_was_measured() {
         let known = known();
-        assert_eq!(known.correct(&denoiser(8), 2, &[(LayerId(0), 1000.0)]), Some(CORRECTION_MAX));
-        assert_eq!(seconds(&known, 8, 2), [4.0, 8.0, 12.0]);
+        for _job in 0..2 {
+            assert_eq!(known.correct(&denoiser(8), 2, &[(LayerId(0), 1000.0)]), Some(CORRECTION_MAX));
+            assert_eq!(seconds(&known, 8, 2), [4.0, 8.0, 12.0]);
+        }
+        assert_eq!(known.correct(&denoiser(8), 2, &[(LayerId(0), 1.01)]), None);
+        assert_eq!(seconds(&known, 8, 2), [1.0, 2.0, 3.0], "it is as fast as it was");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_correction_is_forgotten_when_no_job_has_confirmed_it_for_a_while() {
+        let known = known();
+        known.correct(&denoiser(8), 2, &[(LayerId(0), 3.0)]);
+        tokio::time::advance(CORRECTED_FOR / 2).await;
+        assert_eq!(seconds(&known, 8, 2), [3.0, 6.0, 9.0]);
+        tokio::time::advance(CORRECTED_FOR).await;
+        assert_eq!(seconds(&known, 8, 2), [1.0, 2.0, 3.0]);
     }
 }
