@@ -1,4 +1,4 @@
-//! Whole clusters under random faults: workers join, leave, vanish, come back under their names, hang; links are cut, one way or both, and
+//! Whole clusters under random faults: workers join, leave, are drained, vanish, come back under their names, hang; links are cut, one way or both, and
 //! slow; meanwhile jobs are submitted.
 //!
 //! - Safety: a job's latents have the bits of the plans that were in force: those of the same job made in one thread and planned anew where its record

@@ -32,6 +32,8 @@ pub(super) struct Story {
 
 #[derive(Clone, Debug)]
 pub(super) enum Happening {
+    /// A worker is drained: it goes once no job needs it.
+    Drain(usize),
     /// A worker's device stands still for so long.
     Hang(usize, Duration),
     /// A worker joins; if it is there already, a second process of its name does.
@@ -117,13 +119,15 @@ fn fault(chance: &mut StdRng) -> Vec<(Duration, Happening)> {
     let when = moment(chance, 1.0);
     let worker = chance.random_range(0..WORKERS.len());
     let later = when + moment(chance, 0.5);
-    match chance.random_range(0..10) {
+    match chance.random_range(0..12) {
         0 | 1 => vec![(when, Happening::Join(worker))],
         2 => vec![(when, Happening::Leave(worker))],
         3 => vec![(when, Happening::Leave(worker)), (later, Happening::Join(worker))],
         4 => vec![(when, Happening::Vanish(worker))],
         5 => vec![(when, Happening::Vanish(worker)), (later, Happening::Join(worker))],
         6 => vec![(when, Happening::Hang(worker, moment(chance, 1.0)))],
+        7 => vec![(when, Happening::Drain(worker))],
+        8 => vec![(when, Happening::Drain(worker)), (later, Happening::Join(worker))],
         _ => link_fault(chance, worker, when, later),
     }
 }

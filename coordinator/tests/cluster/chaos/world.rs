@@ -32,6 +32,8 @@ struct World {
     devices: [Device; WORKERS.len()],
     jobs: Vec<(JobSpec, JobHandle)>,
     leaving: JoinSet<()>,
+    /// Processes that end by themselves, or have.
+    drained: Vec<SimulatedWorker>,
 }
 
 /// The operations per second that a worker's device makes now.
@@ -62,7 +64,16 @@ impl World {
         let cluster = Cluster::start(config).await.map_err(|error| error.to_string())?;
         let devices = story.rates.map(|rate| Device { rate, now: Arc::new(AtomicU64::new(rate as u64)) });
         let processes = WORKERS.map(|_| Vec::new());
-        let mut world = Self { hub, store, cluster, processes, devices, jobs: Vec::new(), leaving: JoinSet::new() };
+        let mut world = Self {
+            hub,
+            store,
+            cluster,
+            processes,
+            devices,
+            jobs: Vec::new(),
+            leaving: JoinSet::new(),
+            drained: Vec::new(),
+        };
         for worker in 0..story.at_first {
             world.join(worker)?;
         }
@@ -71,6 +82,12 @@ impl World {
 
     async fn carry_out(&mut self, what: &Happening) -> Result<(), String> {
         match what {
+            Happening::Drain(worker) => {
+                let drained = self.cluster.drain(WORKERS[*worker]).await.map_err(|error| error.to_string())?;
+                if drained {
+                    self.drained.append(&mut self.processes[*worker]);
+                }
+            }
             Happening::Hang(worker, time) => {
                 let Device { rate, now } = self.devices[*worker].clone();
                 now.store((rate / HANGING) as u64, Ordering::Relaxed);
