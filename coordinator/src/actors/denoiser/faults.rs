@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::actor::{DenoiserMessage, SuspicionExpired};
 use super::recovery::{Cure, Stage};
-use super::state::{DenoiserState, Phase, Start};
+use super::start::Start;
+use super::state::{DenoiserState, Phase};
 use crate::actors::session::{KnownLink, WorkerHandle};
 use crate::failure::JobFailed;
 

@@ -7,13 +7,26 @@ use tokio::time::Instant;
 
 use super::actor::DenoiserMessage;
 use super::saving::SavedLoop;
-use super::state::{DenoiserState, Phase, Start};
+use super::start::Start;
+use super::state::{DenoiserState, Phase};
 use crate::failure::JobFailed;
 use crate::job_store::Progress;
 
 impl DenoiserState {
+    /// What the first placement starts from.
+    pub(super) fn start(&mut self, scheduler: NoiseScheduler, noise: Vec<f32>) -> Start {
+        let start = match self.life.progress.take() {
+            Some(saved) => self.take_up(saved, scheduler, noise),
+            None => Start::Fresh(Box::new((scheduler, noise))),
+        };
+        if self.life.was_begun {
+            self.recoveries.begin_again(start.step().0, Instant::now());
+        }
+        start
+    }
+
     /// Goes on from what an earlier life saved, if it is of this job.
-    pub(super) fn take_up(&mut self, saved: Progress, mut scheduler: NoiseScheduler, noise: Vec<f32>) -> Start {
+    fn take_up(&mut self, saved: Progress, mut scheduler: NoiseScheduler, noise: Vec<f32>) -> Start {
         let elements = self.setup.settings.shape.elements();
         let fits = SavedLoop::read(&saved.state).map_err(|error| error.to_string()).and_then(|saved| {
             let fits = saved.progress.fit(elements, &mut scheduler);

@@ -24,6 +24,7 @@ mod prepare;
 mod recorder;
 mod recovery;
 mod saving;
+mod start;
 mod state;
 mod summary;
 

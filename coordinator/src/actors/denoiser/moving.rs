@@ -11,7 +11,8 @@ use ractor::{ActorId, ActorRef};
 
 use super::actor::{DenoiserMessage, Moved};
 use super::denoising::Denoising;
-use super::state::{DenoiserState, Phase, Start, reporting};
+use super::start::Start;
+use super::state::{DenoiserState, Phase, reporting};
 use crate::actors::session::WorkerHandle;
 use crate::failure::JobFailed;
 use crate::job::Move;

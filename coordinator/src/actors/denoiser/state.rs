@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use asyncdiff_model::noise_scheduler::NoiseScheduler;
 use asyncdiff_plan::{Choice, DenoiseEngine, Epoch, Event, StepIndex};
 use ractor::{ActorId, ActorRef};
 use tokio::sync::watch;
@@ -20,10 +19,11 @@ use super::prepare::{Candidates, JobConditions, Placing, Preparation, Prepared};
 use super::recorder::{Recorded, Recorder};
 use super::recovery::Recoveries;
 use super::saving::Saving;
+use super::start::Start;
 use crate::actors::Limits;
 use crate::actors::job_reporter::JobReporter;
 use crate::actors::session::WorkerHandle;
-use crate::denoise::{self, DenoiseLoop, Denoised};
+use crate::denoise::{DenoiseLoop, Denoised};
 use crate::failure::JobFailed;
 use crate::job::JobRequest;
 use crate::job_spec::{JobOutcome, Product};
@@ -99,26 +99,6 @@ pub(super) enum Phase {
     Ended,
 }
 
-/// What a placement starts from.
-pub(super) enum Start {
-    /// Noise.
-    Fresh(Box<(NoiseScheduler, Vec<f32>)>),
-    /// The step that an earlier life of the coordinator saved.
-    Saved(Box<(NoiseScheduler, denoise::Progress)>),
-    /// The step that an earlier placement has come to.
-    Interrupted(Box<Denoising>),
-}
-
-impl Start {
-    pub(super) fn step(&self) -> StepIndex {
-        match self {
-            Self::Fresh(_) => StepIndex(0),
-            Self::Saved(saved) => saved.1.step,
-            Self::Interrupted(denoising) => StepIndex(denoising.steps_taken()),
-        }
-    }
-}
-
 impl DenoiserState {
     pub(super) fn new(arguments: DenoiserArguments) -> Self {
         let DenoiserArguments { checked, reporter, workers, store, limits, life } = arguments;
@@ -163,13 +143,7 @@ impl DenoiserState {
         let CheckedJob { spec, tokens, scheduler, .. } = *checked;
         self.timesteps = scheduler.timesteps().into();
         self.conditions = JobConditions::new(tokens, &spec.conditions);
-        let start = match self.life.progress.take() {
-            Some(saved) => self.take_up(saved, scheduler, noise),
-            None => Start::Fresh(Box::new((scheduler, noise))),
-        };
-        if self.life.was_begun {
-            self.recoveries.begin_again(start.step().0, Instant::now());
-        }
+        let start = self.start(scheduler, noise);
         self.prepare(myself, start, Duration::ZERO, None);
     }
 
