@@ -31,6 +31,12 @@ pub enum JobFailed {
         /// How long was waited.
         waited: Duration,
     },
+    /// The coordinator ended each time that the job was started.
+    #[error("the coordinator ended {starts} times while it ran, and it never got further")]
+    NeverAgain {
+        /// How often it was started.
+        starts: u32,
+    },
     /// The picture could not be encoded.
     #[error(transparent)]
     Picture(#[from] PictureError),
@@ -121,6 +127,7 @@ impl JobFailed {
         match self {
             Self::Bug { .. }
             | Self::Cancelled { .. }
+            | Self::NeverAgain { .. }
             | Self::NoWorkers { .. }
             | Self::Picture(_)
             | Self::Policy(_)
@@ -139,6 +146,9 @@ impl JobFailed {
         match self {
             Self::Bug { .. } | Self::Picture(_) => BUG_HINT,
             Self::Cancelled { .. } => "submit it again if it was a mistake",
+            Self::NeverAgain { .. } => {
+                "see the coordinator's log for why it ended; submit the job again if that was not the job's doing"
+            }
             Self::NoWorkers { .. } => {
                 "start workers with the join line and submit the job again; deadlines.wait_for_workers says how long a job waits"
             }
@@ -156,7 +166,7 @@ impl JobFailed {
 
     fn fault(&self) -> Fault {
         match self {
-            Self::Bug { .. } | Self::Picture(_) => Fault::Bug,
+            Self::Bug { .. } | Self::NeverAgain { .. } | Self::Picture(_) => Fault::Bug,
             Self::Cancelled { .. } => Fault::Cancelled,
             Self::Policy(_) | Self::Store(_) => Fault::Operator,
             Self::WorkerFailed { failure, .. } => match failure {

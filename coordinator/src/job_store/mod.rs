@@ -25,6 +25,6 @@ mod writer;
 pub use database::JobStore;
 pub use error::JobStoreError;
 pub use record::JobFiles;
-pub(crate) use record::{Change, KeptJob, Progress, StoredJob};
+pub(crate) use record::{Change, KeptJob, Progress, Starts, StoredJob};
 pub use salvage::Recovered;
 pub(crate) use writer::{FoundFiles, JobWriter};

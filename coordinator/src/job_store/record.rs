@@ -23,6 +23,26 @@ pub(crate) struct StoredJob {
     /// Workers that were there when it was started last.
     #[serde(default)]
     pub(crate) workers: Vec<String>,
+    /// How it was started.
+    #[serde(default)]
+    pub(crate) starts: Starts,
+}
+
+/// How often a job was started without getting any further.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Starts {
+    /// How often.
+    pub(crate) count: u32,
+    /// From which step.
+    pub(crate) step: u32,
+}
+
+impl Starts {
+    /// One more, from a step.
+    pub(crate) fn again(self, step: u32) -> Self {
+        let count = if step > self.step { 1 } else { self.count.saturating_add(1) };
+        Self { count, step: step.max(self.step) }
+    }
 }
 
 /// How far a running job is.

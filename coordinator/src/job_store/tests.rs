@@ -37,7 +37,13 @@ fn job(id: u64, state: JobState) -> StoredJob {
         error: None,
         summary: None,
     };
-    StoredJob { record, model: "a model".to_owned(), key: None, workers: vec!["gpu-box".to_owned()] }
+    StoredJob {
+        record,
+        model: "a model".to_owned(),
+        key: None,
+        workers: vec!["gpu-box".to_owned()],
+        starts: Starts::default(),
+    }
 }
 
 fn progress(steps: u32) -> Progress {
@@ -98,6 +104,15 @@ fn ids_and_generations_never_come_again() {
     drop(store);
     let store = JobStore::open(folder.path()).unwrap();
     assert_eq!((store.generation(), store.next_job()), (first + 1, JobId(8)));
+}
+
+#[test]
+fn starts_are_counted_until_a_job_gets_further() {
+    let starts = Starts::default().again(0).again(0).again(0);
+    assert_eq!((starts.count, starts.again(0).count), (3, 4));
+    assert_eq!((starts.again(5).count, starts.again(5).again(5).count), (1, 2));
+    // What was saved last may be lost.
+    assert_eq!(starts.again(5).again(4).count, 2);
 }
 
 #[test]

@@ -158,6 +158,7 @@ fn cure(fault: &JobFailed) -> Cure {
     match fault {
         JobFailed::Bug { .. }
         | JobFailed::Cancelled { .. }
+        | JobFailed::NeverAgain { .. }
         | JobFailed::NoWorkers { .. }
         | JobFailed::Picture(_)
         | JobFailed::Policy(_)

@@ -10,7 +10,7 @@ use super::{JobEnd, JobView};
 use crate::failure::JobFailed;
 use crate::job::{JobEvent, JobRecord, JobState, JobTimes};
 use crate::job_spec::{Conditions, InitialLatents, JobOutcome, Product};
-use crate::job_store::{JobFiles, Progress};
+use crate::job_store::{JobFiles, Progress, Starts};
 use crate::model_store::CheckedJob;
 
 /// Events that a listener may be behind. Each holds the whole record, so one that missed some is up to date with the
@@ -25,6 +25,8 @@ pub(super) struct JobEntry {
     pub(super) checked: Option<Box<CheckedJob>>,
     /// Where it goes on, if an earlier life of the coordinator saved that.
     pub(super) saved: Option<Progress>,
+    /// How it was started in earlier lives, and is in this one.
+    pub(super) starts: Starts,
     /// The record at the end, until the end is announced.
     pub(super) ending: Option<JobRecord>,
     /// Who cancelled it and waits to hear that it is; as many as the API answers at a time.
@@ -69,6 +71,7 @@ impl JobEntry {
             key,
             checked,
             saved: None,
+            starts: Starts::default(),
             ending: None,
             awaiting_end: Vec::new(),
             outcome: None,

@@ -16,7 +16,7 @@ use super::job_entry::JobEntry;
 use super::{JobEnd, JobView, QueueMessage, QueueState, Submission, SubmitRefused};
 use crate::failure::JobFailed;
 use crate::job::JobRecord;
-use crate::job_store::{Change, FoundFiles, JobWriter, KeptJob, Progress, StoredJob};
+use crate::job_store::{Change, FoundFiles, JobWriter, KeptJob, Progress, Starts, StoredJob};
 use crate::model_store::{CheckedJob, ModelStore};
 
 /// Where jobs are kept and what was found there.
@@ -36,10 +36,16 @@ pub(crate) struct RestoredJob {
     pub(crate) record: JobRecord,
     pub(crate) key: Option<String>,
     pub(crate) workers: Vec<String>,
+    /// The one to come included.
+    pub(crate) starts: Starts,
     pub(crate) file_bytes: u64,
     /// Of one that has not ended: checked again, because the model may be another one now.
     pub(crate) waiting: Option<Result<GoOn, JobFailed>>,
 }
+
+/// Starts of a job without a step saved in between, after which it is given up: coordinators are killed many times, but one that
+/// ends in the same job each time would be started again for ever.
+const STARTS_LIMIT: u32 = 100;
 
 /// A job that goes on, and from where if anything was saved.
 pub(crate) type GoOn = (Box<CheckedJob>, Option<Progress>);
@@ -55,9 +61,14 @@ impl Keeping {
 impl RestoredJob {
     /// Checks a job against the model that serves now. Takes milliseconds.
     pub(crate) fn new(kept: KeptJob, store: &ModelStore) -> Self {
-        let KeptJob { job: StoredJob { mut record, model, key, workers }, progress, file_bytes } = kept;
+        let KeptJob { job: StoredJob { mut record, model, key, workers, starts }, progress, file_bytes } = kept;
         if record.has_ended() {
-            return Self { record, key, workers, file_bytes, waiting: None };
+            return Self { record, key, workers, starts, file_bytes, waiting: None };
+        }
+        let starts = starts.again(progress.as_ref().map_or(0, |progress| progress.steps));
+        if starts.count > STARTS_LIMIT {
+            let waiting = Some(Err(JobFailed::NeverAgain { starts: STARTS_LIMIT }));
+            return Self { record, key, workers, starts, file_bytes, waiting };
         }
         let is_same_model = model == store.fingerprint();
         if progress.is_some() && !is_same_model {
@@ -66,14 +77,14 @@ impl RestoredJob {
         let checked = CheckedJob::new(store, record.request.clone().into());
         let go_on = |checked| (Box::new(checked), progress.filter(|_| is_same_model));
         let waiting = checked.map(go_on).map_err(JobFailed::Store);
-        Self { record, key, workers, file_bytes, waiting: Some(waiting) }
+        Self { record, key, workers, starts, file_bytes, waiting: Some(waiting) }
     }
 }
 
 impl QueueState {
     /// Takes up what an earlier life left.
     pub(super) fn restore(&mut self, myself: &ActorRef<QueueMessage>, restored: Vec<RestoredJob>) {
-        for RestoredJob { record, key, workers, file_bytes, waiting } in restored {
+        for RestoredJob { record, key, workers, starts, file_bytes, waiting } in restored {
             let job = record.id;
             let Some(waiting) = waiting else {
                 self.jobs.insert(job, JobEntry::restored(record, key, None));
@@ -88,6 +99,7 @@ impl QueueState {
                     let mut entry = JobEntry::restored(record, key, Some(checked));
                     entry.record.progress.0 = progress.as_ref().map_or(0, |progress| progress.steps);
                     entry.saved = progress;
+                    entry.starts = starts;
                     self.jobs.insert(job, entry);
                     self.waiting.push_back(job);
                     let phase = self.waiting_phase();
@@ -232,7 +244,7 @@ impl QueueState {
         let record = entry.ending.as_ref().unwrap_or(&entry.record).clone();
         let workers = if entry.is_running() { self.workers.keys().cloned().collect() } else { Vec::new() };
         let (model, key) = (self.store.fingerprint().to_owned(), entry.key.clone());
-        entry.is_kept.then(|| Box::new(StoredJob { record, model, key, workers }))
+        entry.is_kept.then(|| Box::new(StoredJob { record, model, key, workers, starts: entry.starts }))
     }
 
     fn forget(&mut self, jobs: Vec<JobId>) {
@@ -242,5 +254,45 @@ impl QueueState {
         if let (Some(writer), false) = (&self.writer, jobs.is_empty()) {
             writer.keep(Change::Removed(jobs), |_| {});
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{JobRequest, JobSettings, JobState, JobTimes};
+    use crate::model_store::demo_checkpoint;
+
+    fn begun(starts: Starts, model: &ModelStore) -> KeptJob {
+        let request =
+            JobRequest { prompt: "a".to_owned(), negative_prompt: String::new(), settings: JobSettings::default() };
+        let record = JobRecord {
+            id: JobId(1),
+            request,
+            times: JobTimes::default(),
+            state: JobState::Running,
+            phase: String::new(),
+            progress: (0, 50),
+            warnings: Vec::new(),
+            recoveries: Vec::new(),
+            moves: Vec::new(),
+            error: None,
+            summary: None,
+        };
+        let model = model.fingerprint().to_owned();
+        KeptJob {
+            job: StoredJob { record, model, key: None, workers: Vec::new(), starts },
+            progress: None,
+            file_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn a_job_with_which_the_coordinator_ends_each_time_is_given_up() {
+        let model = ModelStore::open(&demo_checkpoint().unwrap()).unwrap();
+        let restored = |count| RestoredJob::new(begun(Starts { count, step: 0 }, &model), &model);
+        assert!(restored(STARTS_LIMIT - 1).waiting.unwrap().is_ok());
+        let given_up = restored(STARTS_LIMIT).waiting.unwrap().err().unwrap().to_error();
+        assert!(given_up.message.contains("100 times") && given_up.hint.contains("log"), "{given_up:?}");
     }
 }
