@@ -25,6 +25,14 @@ pub enum JobFailed {
         /// Steps taken.
         steps: u32,
     },
+    /// A worker lives, and its device makes no progress.
+    #[error("worker {worker}'s device hangs: it did nothing for {waited:.1?}")]
+    DeviceHangs {
+        /// Its name.
+        worker: String,
+        /// How long.
+        waited: Duration,
+    },
     /// The workers that were left could not go on, and no other joined in time.
     #[error("no worker joined within {waited:.0?} that could go on with the job")]
     NoWorkers {
@@ -132,7 +140,8 @@ impl JobFailed {
             | Self::Picture(_)
             | Self::Policy(_)
             | Self::Store(_) => None,
-            Self::RequestOverdue { worker, .. }
+            Self::DeviceHangs { worker, .. }
+            | Self::RequestOverdue { worker, .. }
             | Self::Stalled { worker, .. }
             | Self::StepOverdue { worker, .. }
             | Self::UnexpectedPrediction { worker, .. }
@@ -153,7 +162,10 @@ impl JobFailed {
                 "start workers with the join line and submit the job again; deadlines.wait_for_workers says how long a job waits"
             }
             Self::Policy(_) | Self::Store(_) => "change the settings named above",
-            Self::RequestOverdue { .. } | Self::StepOverdue { .. } | Self::Stalled { .. } => {
+            Self::DeviceHangs { .. }
+            | Self::RequestOverdue { .. }
+            | Self::StepOverdue { .. }
+            | Self::Stalled { .. } => {
                 "check that worker's load, its log and its network; a larger limit can be set in the configuration"
             }
             Self::UnexpectedPrediction { .. } | Self::UnexpectedReply { .. } => VERSION_HINT,
@@ -178,7 +190,8 @@ impl JobFailed {
                 | WorkerFailure::TimedOut { .. }
                 | WorkerFailure::Unexpected { .. } => Fault::Peer,
             },
-            Self::NoWorkers { .. }
+            Self::DeviceHangs { .. }
+            | Self::NoWorkers { .. }
             | Self::RequestOverdue { .. }
             | Self::Stalled { .. }
             | Self::StepOverdue { .. }

@@ -2,6 +2,7 @@
 //! ends it with an error that names who and what, and nothing else.
 
 use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use asyncdiff_transport::faulty::Faults;
 use asyncdiff_transport::network::SimulatedNetwork;
 use tokio::time::Instant;
 
-use super::support::{SLOW, TestCluster, ended, plain_job, tensor_job, tiny_model, tiny_store, wishes};
+use super::support::{LONG, SLOW, TestCluster, ended, plain_job, tensor_job, tiny_model, tiny_store, wishes};
 
 /// The job went on after the loss of `b`, which was noticed in time.
 fn check_survived(record: &JobRecord, since: Instant, job_started: Instant) {
@@ -132,6 +133,32 @@ async fn a_job_goes_on_without_a_worker_whose_predictions_do_not_come_and_names_
         record.recoveries
     );
     assert_eq!(record.summary.unwrap().workers, ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_hangs_is_found_within_seconds_whoever_waits_for_it() {
+    // Either has one of two components; the one that makes the noise predictions waits for the other.
+    for hung in ["a", "b"] {
+        let mut cluster = TestCluster::start(&[], SLOW).await;
+        let hangs = Arc::new(AtomicBool::new(false));
+        for name in ["a", "b"] {
+            let hangs = Arc::clone(&hangs);
+            let pace = move || if name == hung && hangs.load(Ordering::Relaxed) { 3.0e3 } else { 3.0e7 };
+            cluster.workers.push(SimulatedWorker::with_changing_pace(&cluster.hub, name, pace).unwrap());
+        }
+        cluster.cluster.wait_for_workers(2, LONG).await.unwrap();
+        let handle = cluster.submit(tensor_job(12, 7.5, wishes(2, 1, 1, TimeShift::Off))).await;
+        cluster.wait_for_steps(&handle, 3).await;
+        hangs.store(true, Ordering::Relaxed);
+        let since = Instant::now();
+        let record = ended(handle).await;
+        assert_eq!(record.state, JobState::Done, "{:?}", record.error);
+        let expected = format!("worker {hung}'s device hangs");
+        assert!(record.recoveries[0].what.contains(&expected), "{:?}", record.recoveries);
+        assert_eq!(record.recoveries.len(), 1, "{:?}", record.recoveries);
+        assert_ne!(record.summary.unwrap().workers, [hung]);
+        assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -63,6 +63,8 @@ pub(crate) enum DenoiserMessage {
     Cancel,
     DecoderPrepared(DecoderPrepared),
     Finished(FinishResult),
+    /// Devices were looked at.
+    Hanging(Hanging),
     Moved(Moved),
     Prediction(ArrivedPrediction),
     Prepared(PrepareResult),
@@ -94,6 +96,14 @@ pub(crate) struct DecoderPrepared {
     pub(super) session: ActorId,
     pub(super) result: Result<Decoder, JobFailed>,
 }
+/// Workers whose device did not answer.
+pub(crate) struct Hanging {
+    pub(super) epoch: Epoch,
+    /// The newest noise prediction when it was asked.
+    pub(super) heard: Instant,
+    pub(super) workers: Vec<WorkerHandle>,
+}
+
 /// What came of another placement that was to be made ready.
 pub(crate) struct Moved {
     /// Of its preload.
@@ -144,7 +154,11 @@ impl Actor for Denoiser {
             DenoiserMessage::Prediction(prediction) => {
                 state.denoise(&myself, |denoising| denoising.handle_prediction(prediction));
             }
-            DenoiserMessage::Tick => state.denoise(&myself, |denoising| denoising.handle_event(Event::Tick)),
+            DenoiserMessage::Hanging(hanging) => state.handle_hanging(&myself, hanging),
+            DenoiserMessage::Tick => {
+                state.denoise(&myself, |denoising| denoising.handle_event(Event::Tick));
+                state.look_for_hanging(&myself);
+            }
             DenoiserMessage::Begin => state.begin(&myself),
             DenoiserMessage::Cancel => state.cancel(&myself),
             DenoiserMessage::DecoderPrepared(prepared) => state.handle_decoder(&myself, prepared),

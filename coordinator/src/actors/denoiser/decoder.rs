@@ -59,6 +59,10 @@ impl DecoderOrder {
 }
 
 impl DecoderState {
+    pub(super) fn is_loading(&self) -> bool {
+        matches!(self, Self::Loading { .. })
+    }
+
     /// Whose it is, or is to be.
     pub(super) fn worker(&self) -> Option<ActorId> {
         match self {

@@ -27,6 +27,8 @@ pub(super) struct Denoising {
     /// Axes of what is sent at a step.
     axes: Vec<u32>,
     recorder: Recorder,
+    /// When the newest noise prediction arrived, or the plan began.
+    heard: Instant,
     /// Why the rank that the engine was told of is lost.
     loss: String,
 }
@@ -47,7 +49,7 @@ impl Denoising {
         recorder: Recorder,
     ) -> Self {
         let axes = denoise_loop.axes();
-        Self { denoise_loop, ranks, job, epoch, axes, recorder, loss: String::new() }
+        Self { denoise_loop, ranks, job, epoch, axes, recorder, heard: Instant::now(), loss: String::new() }
     }
 
     /// Goes on by another plan of the steps that are left, at other ranks.
@@ -58,7 +60,7 @@ impl Denoising {
         ranks: Vec<WorkerHandle>,
     ) -> Result<(), JobFailed> {
         self.denoise_loop.replan(engine).map_err(|error| JobFailed::Bug { what: error.to_string() })?;
-        (self.epoch, self.ranks) = (epoch, ranks);
+        (self.epoch, self.ranks, self.heard) = (epoch, ranks, Instant::now());
         self.recorder.replanned();
         Ok(())
     }
@@ -66,6 +68,11 @@ impl Denoising {
     /// By rank.
     pub(super) fn ranks(&self) -> &[WorkerHandle] {
         &self.ranks
+    }
+
+    /// When the newest noise prediction arrived, or the plan began.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard
     }
 
     /// Seconds that the loop has taken so far.
@@ -94,6 +101,7 @@ impl Denoising {
             return Progress::Going;
         }
         let now = Instant::now();
+        self.heard = now;
         self.denoise_loop.handle_prediction((step, lane), from, &payload, now.into_std());
         let progress = self.run_effects(Some(arrived));
         self.recorder.predicted(step, lane, arrived, now);

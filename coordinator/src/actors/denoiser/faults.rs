@@ -35,6 +35,7 @@ impl DenoiserState {
                 self.drop_decoder_of(worker.session_id());
             }
             (Cure::More, _) => self.not_enough = self.workers.borrow().iter().map(WorkerHandle::session_id).collect(),
+            (Cure::Aside, _) => self.drop_excluded_decoder(),
             (Cure::Without, _) => {
                 self.drop_excluded_decoder();
                 // Who joins later might do better, but nothing says that anybody will.
@@ -127,6 +128,17 @@ impl DenoiserState {
             workers.push(successor);
             workers.sort_by(|one, other| one.name().cmp(other.name()));
         });
+    }
+
+    /// Whoever had a part in an older placement and has none now is to forget it; but not the decoder.
+    pub(super) fn release_others(&self, ranks: &[WorkerHandle]) {
+        let keep = |worker: &WorkerHandle| {
+            let session = worker.session_id();
+            ranks.iter().any(|rank| rank.session_id() == session) || self.decoder.worker() == Some(session)
+        };
+        for worker in self.workers.borrow().iter().filter(|worker| !self.is_first_placement() && !keep(worker)) {
+            worker.release(self.reporter.job, self.limits.release_within);
+        }
     }
 
     fn stage(&self) -> Stage {

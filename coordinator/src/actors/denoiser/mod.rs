@@ -18,6 +18,7 @@ mod decoder;
 mod denoising;
 mod faults;
 mod finish;
+mod hanging;
 mod lives;
 mod moving;
 mod prepare;

@@ -59,6 +59,8 @@ pub(super) struct Candidates {
     pub(super) workers: watch::Receiver<Vec<WorkerHandle>>,
     /// Whom the job goes on without.
     pub(super) excluded: HashSet<ActorId>,
+    /// Whom it uses if nobody else is there.
+    pub(super) aside: HashSet<ActorId>,
     /// Sessions that were found not to be enough: somebody else must be there.
     pub(super) not_enough: HashSet<ActorId>,
     /// When the job gives up waiting for somebody.
@@ -340,6 +342,10 @@ impl Candidates {
         let usable =
             workers.iter().filter(|worker| worker.is_connected() && !self.excluded.contains(&worker.session_id()));
         let mut found: Vec<WorkerHandle> = usable.cloned().collect();
+        let is_aside = |worker: &WorkerHandle| self.aside.contains(&worker.session_id());
+        if !found.iter().all(is_aside) {
+            found.retain(|worker| !is_aside(worker));
+        }
         // Who is about to leave is used if there is nobody else: it stays for as long.
         if found.iter().any(|worker| !worker.is_leaving()) {
             found.retain(|worker| !worker.is_leaving());

@@ -19,6 +19,8 @@ pub(super) struct Recoveries {
     started: Instant,
     /// Sessions whose worker this job does not use again, although it is in the cluster. A new process of its name is a new chance.
     excluded: HashSet<ActorId>,
+    /// Sessions whose worker was too slow: used again only if nobody else is there.
+    aside: HashSet<ActorId>,
     /// Who failed, and how: a failure that follows the work from worker to worker is not theirs.
     failed: Vec<(ActorId, Discriminant<WorkerFailure>)>,
     attempts: u32,
@@ -34,7 +36,9 @@ pub(super) struct Recoveries {
 pub(super) enum Cure {
     /// Planning anew with who is left.
     Again,
-    /// The same when it is known whether the other end of a link is lost.
+    /// The same without the worker, unless nobody else is there.
+    Aside,
+    /// Planning anew when it is known whether the other end of a link is lost.
     AnotherPath,
     /// More workers than there are.
     More,
@@ -58,6 +62,7 @@ impl Recoveries {
         Self {
             started,
             excluded: HashSet::new(),
+            aside: HashSet::new(),
             failed: Vec::new(),
             attempts: 0,
             broken_ends: Vec::new(),
@@ -86,7 +91,19 @@ impl Recoveries {
         if let (Cure::Without, Some(worker)) = (cure, worker) {
             self.excluded.insert(worker);
         }
+        if let (Cure::Aside, Some(worker)) = (cure, worker) {
+            self.set_aside(worker);
+        }
         cure
+    }
+
+    /// Notes that a worker is too slow for now.
+    pub(super) fn set_aside(&mut self, worker: ActorId) {
+        self.aside.insert(worker);
+    }
+
+    pub(super) fn aside(&self) -> &HashSet<ActorId> {
+        &self.aside
     }
 
     /// Notes between whom a link failed, before it is judged.
@@ -122,7 +139,7 @@ impl Recoveries {
     }
 
     pub(super) fn is_excluded(&self, worker: ActorId) -> bool {
-        self.excluded.contains(&worker)
+        self.excluded.contains(&worker) || self.aside.contains(&worker)
     }
 
     pub(super) fn excluded(&self) -> &HashSet<ActorId> {
@@ -164,11 +181,11 @@ fn cure(fault: &JobFailed) -> Cure {
         | JobFailed::Policy(_)
         | JobFailed::Store(_) => Cure::None,
         JobFailed::WorkerLost { .. } => Cure::Again,
-        JobFailed::RequestOverdue { .. }
+        JobFailed::DeviceHangs { .. }
+        | JobFailed::RequestOverdue { .. }
         | JobFailed::Stalled { .. }
-        | JobFailed::StepOverdue { .. }
-        | JobFailed::UnexpectedPrediction { .. }
-        | JobFailed::UnexpectedReply { .. } => Cure::Without,
+        | JobFailed::StepOverdue { .. } => Cure::Aside,
+        JobFailed::UnexpectedPrediction { .. } | JobFailed::UnexpectedReply { .. } => Cure::Without,
         JobFailed::WorkerFailed { failure, .. } => match failure {
             WorkerFailure::BadWeight { .. } => Cure::None,
             WorkerFailure::OutOfMemory { .. } => Cure::More,
@@ -207,6 +224,14 @@ mod tests {
         assert_eq!(recoveries.judge(&panicked(), Some(A), Stage::Started), Cure::Without);
         assert_eq!(recoveries.judge(&lost(), Some(B), Stage::Started), Cure::Again);
         assert!(recoveries.is_excluded(A) && !recoveries.is_excluded(B));
+    }
+
+    #[test]
+    fn a_worker_that_is_too_slow_is_set_aside_and_not_excluded() {
+        let mut recoveries = Recoveries::new(Instant::now());
+        let hangs = JobFailed::DeviceHangs { worker: "a".to_owned(), waited: std::time::Duration::from_secs(2) };
+        assert_eq!(recoveries.judge(&hangs, Some(A), Stage::Started), Cure::Aside);
+        assert!(recoveries.is_excluded(A) && !recoveries.excluded().contains(&A) && recoveries.aside().contains(&A));
     }
 
     #[test]

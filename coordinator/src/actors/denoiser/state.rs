@@ -69,6 +69,8 @@ pub(crate) struct DenoiserState {
     pub(super) not_enough: HashSet<ActorId>,
     /// Waits for a suspicion to be confirmed.
     pub(super) suspicion: Option<OwnedTask>,
+    /// Looks whether devices hang.
+    pub(super) look: Option<OwnedTask>,
     span: tracing::Span,
 }
 
@@ -129,6 +131,7 @@ impl DenoiserState {
             lost: HashSet::new(),
             not_enough: HashSet::new(),
             suspicion: None,
+            look: None,
             span,
         }
     }
@@ -156,7 +159,7 @@ impl DenoiserState {
         ready: Option<Ready>,
     ) {
         self.epoch = self.next_epoch();
-        (self.suspicion, self.moving) = (None, None);
+        (self.suspicion, self.moving, self.look) = (None, None, None);
         for worker in self.workers.borrow().iter().filter(|_| !self.is_first_placement()) {
             worker.close_job(self.reporter.job);
         }
@@ -256,17 +259,6 @@ impl DenoiserState {
         self.consider_moving(myself);
     }
 
-    /// Whoever had a part in an older placement and has none now is to forget it; but not the decoder.
-    fn release_others(&self, ranks: &[WorkerHandle]) {
-        let keep = |worker: &WorkerHandle| {
-            let session = worker.session_id();
-            ranks.iter().any(|rank| rank.session_id() == session) || self.decoder.worker() == Some(session)
-        };
-        for worker in self.workers.borrow().iter().filter(|worker| !self.is_first_placement() && !keep(worker)) {
-            worker.release(self.reporter.job, self.limits.release_within);
-        }
-    }
-
     /// Lets the loop take an event and sees to what comes of it.
     pub(super) fn denoise(
         &mut self,
@@ -296,6 +288,7 @@ impl DenoiserState {
         Candidates {
             workers: self.workers.subscribe(),
             excluded: self.recoveries.excluded().clone(),
+            aside: self.recoveries.aside().clone(),
             not_enough: HashSet::new(),
             until: Instant::now() + self.limits.wait_for_workers,
         }
