@@ -74,9 +74,11 @@ impl Place {
         names.filter(|name| name != TEMPORARY).collect()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
-        command.args(arguments).current_dir(self.folder.path());
+    /// A command as the last argument of another one, which says where it runs.
+    fn command_after(&self, wrapper: &[&str], arguments: &[&str]) -> Command {
+        let words = [wrapper, &[env!("CARGO_BIN_EXE_coordinator")], arguments].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).current_dir(self.folder.path());
         for variable in ["ASYNCDIFF_CONNECT", "ASYNCDIFF_JOIN_LINE", "ASYNCDIFF_LOG", "ASYNCDIFF_MODEL", "HF_HOME"] {
             command.env_remove(variable);
         }
@@ -90,14 +92,24 @@ impl Place {
 
     /// Runs a command to its end.
     pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
-        let output = self.command(arguments).output().unwrap();
+        self.run_after(&[], arguments)
+    }
+
+    /// The same, as the last argument of another command.
+    pub(crate) fn run_after(&self, wrapper: &[&str], arguments: &[&str]) -> Ended {
+        let output = self.command_after(wrapper, arguments).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
     /// Starts a command; its lines, of stdout and stderr, are read while it runs.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
-        let mut child = self.command(arguments).stdin(Stdio::piped()).spawn().unwrap();
+        self.start_after(&[], arguments)
+    }
+
+    /// The same, as the last argument of another command, which becomes it: a signal goes to what was started.
+    pub(crate) fn start_after(&self, wrapper: &[&str], arguments: &[&str]) -> Running {
+        let mut child = self.command_after(wrapper, arguments).stdin(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         read_lines(child.stdout.take().unwrap(), sender.clone());
         read_lines(child.stderr.take().unwrap(), sender);

@@ -6,6 +6,7 @@ mod bad_input;
 mod benchmarks;
 mod durable;
 mod harness;
+mod likeness;
 mod losses;
 mod own_cluster;
 mod scaling;
