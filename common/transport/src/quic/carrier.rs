@@ -15,6 +15,7 @@ use super::data::{self, ToStreams};
 use super::failure::{self, FAREWELL_CODE};
 use super::limit::{LimitedLink, LinkLimit};
 use super::protocol::{LINK_MADE, LINK_MADE_WITH_OFFER};
+use super::silence;
 use crate::PeerName;
 use crate::link::{
     Admission, CloseReason, Core, DRAIN_DEADLINE, Farewell, Incoming, Link, Outgoing, OutgoingTensor, open, pump,
@@ -57,6 +58,8 @@ pub(super) struct Carriers {
     control: Handle,
     shared_memory: SharedMemory,
     limit: Option<LinkLimit>,
+    /// Silence after which a peer is lost.
+    patience: Duration,
     stopping: watch::Sender<bool>,
     open_links: watch::Sender<usize>,
 }
@@ -67,7 +70,8 @@ impl Carriers {
         let (runtime, stopping, open_links) = (Handle::current(), watch::Sender::new(false), watch::Sender::new(0));
         let limit = config.limit;
         let shared_memory = if limit.is_some() { SharedMemory::Unused } else { config.shared_memory };
-        Self { runtime, control: control.clone(), shared_memory, limit, stopping, open_links }
+        let patience = silence::patience(&config.timing);
+        Self { runtime, control: control.clone(), shared_memory, limit, patience, stopping, open_links }
     }
 
     pub(super) fn runtime(&self) -> &Handle {
@@ -109,7 +113,7 @@ impl Carriers {
             lane,
             (outgoing, streams),
             incoming,
-            (self.control.clone(), self.stopping.subscribe(), guard),
+            (self.control.clone(), self.stopping.subscribe(), guard, self.patience),
         ));
         link
     }
@@ -130,7 +134,7 @@ async fn carry(
     lane: LaneStart,
     (outgoing, streams): (Outgoing, ToStreams),
     incoming: Incoming,
-    (control_runtime, mut stopping, _guard): (Handle, watch::Receiver<bool>, CarrierGuard),
+    (control_runtime, mut stopping, _guard, patience): (Handle, watch::Receiver<bool>, CarrierGuard, Duration),
 ) {
     let Connections { control, control_streams: (send, receive), data, .. } = connections;
     let core = Arc::clone(&outgoing.core);
@@ -157,6 +161,11 @@ async fn carry(
         _ = core.closed() => {}
         error = control.closed() => core.finish(failure::close_reason(&error)),
         error = data.closed() => core.finish(failure::close_reason(&error)),
+        () = silence::wait(&control, patience) => {
+            core.finish(silence::reason());
+            // It may hear us all the same: said at once, on both.
+            close_both(&control, &data, &silence::farewell());
+        }
         () = accepting_lane => {}
         // An error means that nobody can stop this node any more.
         Ok(_) = stopping.wait_for(|&stopping| stopping) => core.finish(CloseReason::ClosedByUs(Farewell::Done)),

@@ -37,9 +37,9 @@ pub struct QuicConfig {
 /// Deadlines of links. The defaults are those of [`LinkTiming::default`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkTiming {
-    /// Silence on the control connection after which the peer is lost. Default: 2 s. Less finds dead peers sooner and
-    /// takes more pauses of a busy machine for death. At least three times
-    /// [`control_keep_alive`](Self::control_keep_alive).
+    /// Silence on the control connection after which it ends without a word. After three quarters of it the peer is lost,
+    /// and told so. Default: 2 s. Less finds dead peers sooner and takes more pauses of a busy machine for death. At
+    /// least four times [`control_keep_alive`](Self::control_keep_alive).
     pub control_idle: Duration,
     /// How often a silent control connection says that it lives. Default: 500 ms.
     pub control_keep_alive: Duration,

@@ -2,6 +2,7 @@
 
 use quinn::{ApplicationClose, ConnectionError, TransportErrorCode, VarInt};
 
+use super::silence;
 use crate::link::{CloseReason, Farewell};
 
 /// The application error code of every orderly close; what is meant is in the encoded [`Farewell`].
@@ -78,7 +79,7 @@ pub(super) fn close_reason(error: &ConnectionError) -> CloseReason {
     match classify(error) {
         Failure::Farewell(farewell) => CloseReason::on_their_side(farewell),
         Failure::Ours => CloseReason::ClosedByUs(Farewell::Done),
-        Failure::Silence => CloseReason::PeerLost { detail: "nothing heard until the deadline".to_owned() },
+        Failure::Silence => silence::reason(),
         _ => CloseReason::PeerLost { detail: error.to_string() },
     }
 }

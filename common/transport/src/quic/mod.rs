@@ -30,6 +30,7 @@ mod network;
 mod node;
 mod pairing;
 mod protocol;
+mod silence;
 mod socket;
 mod thread;
 

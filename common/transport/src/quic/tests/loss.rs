@@ -1,9 +1,12 @@
 //! How links end when processes do.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use asyncdiff_common::wire::Endpoint;
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
 
 use super::{Cluster, LOOPBACK, join_openly};
 use crate::PeerName;
@@ -109,4 +112,49 @@ async fn a_name_leads_to_a_peer_and_a_stranger_is_refused_for_good() {
     let nowhere = Endpoint { host: String::new(), ..b.endpoint() };
     let unreachable = within(network.connect(&name, &nowhere, Arc::new(AdmitEverything))).await;
     assert!(matches!(unreachable, Err(DialError::Unreachable { .. })));
+}
+
+/// Passes datagrams on between one dialler and a listener, until what the listener says is to be lost.
+async fn relay_to(listener: SocketAddr) -> (SocketAddr, watch::Sender<bool>) {
+    let (outside, inside) =
+        (UdpSocket::bind((LOOPBACK, 0)).await.unwrap(), UdpSocket::bind((LOOPBACK, 0)).await.unwrap());
+    let (address, is_deaf) = (outside.local_addr().unwrap(), watch::Sender::new(false));
+    inside.connect(listener).await.unwrap();
+    let deaf = is_deaf.subscribe();
+    tokio::spawn(async move {
+        let (mut there, mut back, mut dialler) = (vec![0; 1 << 16], vec![0; 1 << 16], None);
+        loop {
+            tokio::select! {
+                Ok((bytes, from)) = outside.recv_from(&mut there) => {
+                    dialler = Some(from);
+                    inside.send(&there[..bytes]).await.unwrap();
+                }
+                Ok(bytes) = inside.recv(&mut back) => {
+                    let is_deaf = *deaf.borrow();
+                    if let (Some(dialler), false) = (dialler, is_deaf) {
+                        outside.send_to(&back[..bytes], dialler).await.unwrap();
+                    }
+                }
+            }
+        }
+    });
+    (address, is_deaf)
+}
+
+#[tokio::test]
+async fn a_peer_that_hears_and_is_not_heard_is_told_so_before_the_idle_timeout() {
+    let cluster = Cluster::impatient();
+    let (a, b) = (cluster.worker("a").await, cluster.worker("b").await);
+    let (relay, is_deaf) = relay_to(b.control_address()).await;
+    let name = PeerName::worker("b").unwrap();
+    let dialling = a.connect(&name, relay, b.data_address(), Arc::new(AdmitEverything));
+    let accepting = async { b.accept().await.unwrap().accept(Arc::new(AdmitEverything)) };
+    let (dialled, accepted) = tokio::join!(dialling, accepting);
+    let dialled = dialled.unwrap();
+    is_deaf.send_replace(true);
+    let reason = within(dialled.sender.closed()).await;
+    assert!(matches!(reason, CloseReason::PeerLost { .. }), "{reason}");
+    // Without a word it would hear silence later, and take this side for lost.
+    let reason = within(accepted.sender.closed()).await;
+    assert!(matches!(&reason, CloseReason::ClosedByPeer(Farewell::Failed { .. })), "{reason}");
 }
