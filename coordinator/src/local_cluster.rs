@@ -36,7 +36,7 @@ pub struct LocalClusterConfig {
     pub store: Arc<ModelStore>,
     /// A checkpoint's folder that the workers can read themselves.
     pub model: Option<String>,
-    /// Worker processes.
+    /// Worker processes; 0 if others are to join.
     pub workers: usize,
     /// Threads of each.
     pub threads_per_worker: u32,
@@ -53,6 +53,7 @@ pub struct LocalClusterConfig {
 /// A running local cluster. Dropping it ends it at once; [`shutdown`](Self::shutdown) ends it in order.
 pub struct LocalCluster {
     cluster: Arc<Cluster>,
+    join_line: String,
     process_ids: BTreeMap<String, u32>,
     processes: OwnedTask,
     stop: oneshot::Sender<()>,
@@ -107,9 +108,10 @@ impl LocalCluster {
         let settings = ProcessSettings {
             program: config.program,
             workers: config.workers,
+            first: 1,
             threads: config.threads_per_worker,
             cpus: config.cpus,
-            join_line,
+            join_line: join_line.clone(),
             model: config.model,
             simulation: config.simulation,
         };
@@ -134,13 +136,18 @@ impl LocalCluster {
             // Whoever wanted to know may be gone.
             let _ = has_stopped.send(());
         });
-        Ok(Self { cluster, process_ids, processes, stop, stopped })
+        Ok(Self { cluster, join_line, process_ids, processes, stop, stopped })
     }
 
     /// The coordinator.
     #[must_use]
     pub fn cluster(&self) -> &Arc<Cluster> {
         &self.cluster
+    }
+
+    /// What lets more workers in, in its first minutes.
+    pub(crate) fn join_line(&self) -> &str {
+        &self.join_line
     }
 
     /// The process that each worker was started as, by its name; it may have ended since.
@@ -152,7 +159,7 @@ impl LocalCluster {
     /// Ends in order: jobs are cancelled, workers end. Takes no longer than `within` and some seconds for processes
     /// that do not listen.
     pub async fn shutdown(self, within: Duration) {
-        let Self { cluster, process_ids: _, processes, stop, stopped } = self;
+        let Self { cluster, join_line: _, process_ids: _, processes, stop, stopped } = self;
         // Jobs first, so that workers that end are no losses.
         cluster.end_jobs(Instant::now() + within).await;
         // The task is there until it is told.

@@ -39,6 +39,8 @@ pub struct ProcessSettings {
     pub program: Option<(PathBuf, Vec<OsString>)>,
     /// How many.
     pub workers: usize,
+    /// The first one's number: they are called `local-1` and so on, and no two of a cluster may have one name.
+    pub first: usize,
     /// Threads of each.
     pub threads: u32,
     /// The CPUs that each one's threads are kept on, as `worker join --cpus` takes them; without an entry wherever the operating system likes.
@@ -115,9 +117,9 @@ impl WorkerProcesses {
             _watching: Vec::new(),
             _state: state,
         };
-        for index in 1..=settings.workers {
-            let name = format!("local-{index}");
-            let mut child = processes.spawn(settings, index - 1, &name)?;
+        for index in 0..settings.workers {
+            let name = format!("local-{}", settings.first + index);
+            let mut child = processes.spawn(settings, index, &name)?;
             processes.stdins.extend(child.stdin.take());
             processes.ids.extend(child.id().map(|id| (name.clone(), id)));
             processes._watching.push(OwnedTask::spawn(watch(name.clone(), child, exited.clone())));
@@ -246,6 +248,7 @@ mod tests {
         let settings = ProcessSettings {
             program,
             workers,
+            first: 1,
             threads: 1,
             cpus: Vec::new(),
             join_line: "adj1.secret".to_owned(),
@@ -292,6 +295,7 @@ mod tests {
         let settings = ProcessSettings {
             program: Some((PathBuf::from("/nonexistent/worker"), Vec::new())),
             workers: 1,
+            first: 1,
             threads: 1,
             cpus: Vec::new(),
             join_line: String::new(),

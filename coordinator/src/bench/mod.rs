@@ -1,5 +1,5 @@
 //! `bench`: what parallelism brings on this machine, measured against one worker in the same run; what one device does,
-//! kernel by kernel; what the coordinator takes; what carries tensors how fast; and what more devices bring than this machine has.
+//! kernel by kernel; what the coordinator takes; what a fault costs; what carries tensors how fast; and what more devices bring than this machine has.
 
 mod coordinator;
 mod device;
@@ -9,6 +9,7 @@ mod links;
 mod median;
 mod model;
 mod pipeline;
+mod recovery;
 mod saving;
 mod scaling;
 
@@ -17,5 +18,6 @@ pub use device::{Case, DeviceBench, DeviceReport};
 pub use links::{LinksReport, measure_links};
 pub use model::BenchModel;
 pub use pipeline::{PipelineBench, PipelineReport};
+pub use recovery::{RecoveryBench, RecoveryReport};
 pub use saving::{SavingReport, SavingRow, measure_saving};
 pub use scaling::{Capacity, GuidanceWay, Network, ScalingBench, ScalingReport, ScalingRow, SimulatedModel};

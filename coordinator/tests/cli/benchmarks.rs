@@ -62,3 +62,26 @@ fn what_saving_a_job_costs_is_measured_by_the_size_of_its_latents() {
     }
     assert_eq!(place.files(), Vec::<String>::new());
 }
+
+#[test]
+fn a_job_goes_on_after_each_kind_of_fault_and_the_time_is_told() {
+    let place = Place::new();
+    let report = place.run(&["bench", "recovery", "--repeats", "1", "--steps", "24", "--json"]).json();
+    let faults = report["faults"].as_array().unwrap();
+    assert_eq!(faults.len(), 4, "{report}");
+    for fault in faults {
+        assert_eq!((fault["jobs"].as_u64(), fault["completed"].as_u64()), (Some(1), Some(1)), "{fault}");
+        // A worker that joins may be too late for so short a job, and one that is drained may hand over after its end.
+        if fault["noticed_seconds"].is_object() {
+            let of = |name: &str| fault[name]["p50"].as_f64().unwrap();
+            assert!(0.0 < of("noticed_seconds") && of("noticed_seconds") < of("resumed_seconds"), "{fault}");
+            assert!(fault["refreshes_max"].as_u64() >= Some(1), "{fault}");
+        }
+    }
+    for lost in &faults[..2] {
+        assert!(lost["noticed_seconds"].is_object(), "{lost}");
+    }
+    // A heartbeat has to be missed.
+    assert!(faults[1]["noticed_seconds"]["p50"].as_f64() > Some(0.5), "{report}");
+    assert!(faults[3]["ready_seconds"]["p50"].as_f64() > Some(0.0), "{report}");
+}

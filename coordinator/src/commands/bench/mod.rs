@@ -1,8 +1,9 @@
 //! `coordinator bench`: what parallelism brings on this machine, what one device does, what the coordinator takes, what carries tensors how
-//! fast, what saving a job costs, and what more devices bring than there are.
+//! fast, what a fault and what saving a job costs, and what more devices bring than there are.
 
 mod coordinator;
 mod pipeline;
+mod recovery;
 mod scaling;
 
 use std::num::NonZeroUsize;
@@ -34,6 +35,8 @@ enum Benchmark {
     Links(LinksArgs),
     /// Two workers against one, against one with twice the threads and, where there is a Python with it, against PyTorch
     Pipeline(pipeline::PipelineArgs),
+    /// Workers that are killed, stopped, drained or join in the middle of a job: how soon it goes on, and what that costs
+    Recovery(recovery::RecoveryArgs),
     /// What it costs to save a running job's progress on this machine's disk
     Saving(SavingArgs),
     /// Up to eight simulated devices on Stable Diffusion 2.1 and XL: real tensors over the real links, no computing
@@ -114,6 +117,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
         Benchmark::Device(args) => device(args).await?,
         Benchmark::Links(args) => links(args).await?,
         Benchmark::Pipeline(args) => pipeline::run(args).await?,
+        Benchmark::Recovery(args) => recovery::run(args).await?,
         Benchmark::Saving(args) => saving(args).await?,
         Benchmark::Scaling(args) => scaling::run(args).await?,
     };

@@ -1,0 +1,162 @@
+//! A job and the same with a fault in its middle.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use asyncdiff_plan::JobId;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::fault::{Fault, Moment, Signaller};
+use super::place::Place;
+use super::report::Outcome;
+use super::timeline::Timeline;
+use crate::cluster::JobHandle;
+use crate::job::{JobEvent, JobRecord, JobState};
+use crate::worker_processes::WorkerProcesses;
+
+/// How long a job and what is done to it may take: many times what it takes on a busy machine, so that a job that hangs ends the benchmark.
+const JOB_WITHIN: Duration = Duration::from_secs(300);
+
+/// What was done, and what is left of it.
+struct Done {
+    at: Instant,
+    /// From the start of a process until the coordinator can use it.
+    ready: Option<Duration>,
+    /// Continues what was stopped.
+    undo: Option<Signaller>,
+    _joined: Option<WorkerProcesses>,
+}
+
+/// Makes the job twice, the second time with a fault.
+pub(super) async fn measure(place: &Place, fault: Fault, moment: Moment) -> anyhow::Result<Outcome> {
+    let (undisturbed, _) = within(follow(place.cluster().submit(place.job()).await?)).await?;
+    if let Some(error) = &undisturbed.error {
+        bail!("an undisturbed job failed: {}\nhint: {}", error.message, error.hint);
+    }
+    let summary = undisturbed.summary.as_ref().context("a job ended without a summary")?;
+    let step = Duration::from_secs_f64(summary.denoise_seconds / f64::from(summary.steps.max(1)));
+    let handle = place.cluster().submit(place.job()).await?;
+    let watched = place.cluster().events(handle.id).await?;
+    let both =
+        async { tokio::try_join!(follow(handle), disturb(place, fault, moment.within(step), (watched, moment))) };
+    let ((record, timeline), done) = within(both).await?;
+    if let Some(undo) = done.undo {
+        undo.send().await?;
+    }
+    let total = |record: &JobRecord| record.summary.as_ref().map(|summary| summary.total_seconds);
+    let completed = record.state == JobState::Done;
+    Ok(Outcome {
+        completed,
+        error: record.error.as_ref().map(|error| error.message.clone()),
+        noticed: timeline.noticed(done.at).filter(|_| !record.recoveries.is_empty()),
+        resumed: timeline.resumed(done.at),
+        pause: timeline.pause(done.at).filter(|_| completed),
+        ready: done.ready,
+        undisturbed_seconds: summary.total_seconds,
+        extra_seconds: total(&record).map(|seconds| seconds - summary.total_seconds),
+        refreshes: refreshes(&record),
+        decibels: if completed { Some(compare(place, undisturbed.id, record.id).await?) } else { None },
+    })
+}
+
+async fn within<T>(job: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let ended = tokio::time::timeout(JOB_WITHIN, job).await;
+    ended.with_context(|| format!("a job did not end within {JOB_WITHIN:?}"))?
+}
+
+/// Notes what is heard of a job until its end.
+async fn follow(mut handle: JobHandle) -> anyhow::Result<(JobRecord, Timeline)> {
+    let mut timeline = Timeline::default();
+    timeline.note(&handle.record, Instant::now());
+    loop {
+        match handle.events.recv().await {
+            Ok(JobEvent::Changed { job }) => timeline.note(&job, Instant::now()),
+            Ok(JobEvent::Ended { job }) => return Ok((*job, timeline)),
+            Err(RecvError::Lagged(_)) => bail!("this machine is too busy to follow a job\nhint: end what runs beside"),
+            Err(RecvError::Closed) => bail!("the coordinator has stopped"),
+        }
+    }
+}
+
+/// Waits for the step, and for the moment in it, and does to a worker of the job what is to be done.
+async fn disturb(
+    place: &Place,
+    fault: Fault,
+    within_step: Duration,
+    (mut watched, moment): (JobHandle, Moment),
+) -> anyhow::Result<Done> {
+    let after = fault.after_step(place.steps());
+    let signal = match fault {
+        Fault::Drained | Fault::Joined => None,
+        Fault::Killed => Some("KILL"),
+        Fault::Stopped => Some("STOP"),
+    };
+    let (mut victim, mut signaller) = (None, None);
+    loop {
+        match watched.events.recv().await {
+            Ok(JobEvent::Changed { job }) if job.progress.0 >= after.max(2) => break,
+            // It has been placed. Whom it hits is settled before, for asking takes time.
+            Ok(JobEvent::Changed { job }) if job.progress.0 > 0 && victim.is_none() && fault != Fault::Joined => {
+                let found = rank(place, job.id, moment.rank(2)).await?;
+                signaller = signal.map(|signal| Signaller::new(signal, found.1)).transpose()?;
+                victim = Some(found);
+            }
+            Ok(JobEvent::Changed { .. }) | Err(RecvError::Lagged(_)) => {}
+            Ok(JobEvent::Ended { .. }) => bail!("a job ended before its fault\nhint: let it take more --steps"),
+            Err(RecvError::Closed) => bail!("the coordinator has stopped"),
+        }
+    }
+    tokio::time::sleep(within_step).await;
+    let at = Instant::now();
+    let mut done = Done { at, ready: None, undo: None, _joined: None };
+    match (fault, victim, signaller) {
+        (Fault::Killed | Fault::Stopped, Some((_, process_id)), Some(signaller)) => {
+            signaller.send().await?;
+            done.undo = if fault == Fault::Stopped { Some(Signaller::new("CONT", process_id)?) } else { None };
+        }
+        (Fault::Drained, Some((name, _)), _) => {
+            ensure!(place.cluster().drain(&name).await?, "worker {name} has left before it was drained");
+        }
+        (Fault::Joined, ..) => {
+            done._joined = Some(place.start_another()?);
+            place.cluster().wait_for_workers(fault.workers() + 1, JOB_WITHIN).await?;
+            done.ready = Some(at.elapsed());
+        }
+        _ => bail!("nobody had a part of the job when its fault was due\nhint: let it take more --steps"),
+    }
+    Ok(done)
+}
+
+/// Name and process of the worker that has a rank in a job.
+async fn rank(place: &Place, job: JobId, rank: u16) -> anyhow::Result<(String, u32)> {
+    let workers = place.cluster().workers().await?;
+    let found = workers.into_iter().find(|worker| worker.job == Some(job) && worker.rank == Some(rank));
+    let worker = found.with_context(|| format!("no worker has rank {rank} of {job}"))?;
+    Ok((worker.name, worker.process_id))
+}
+
+/// Steps that were exact because the plan had changed; two changes before one step share it.
+fn refreshes(record: &JobRecord) -> usize {
+    let recoveries = record.recoveries.iter().map(|recovery| recovery.step);
+    let steps: BTreeSet<u32> = recoveries.chain(record.moves.iter().map(|moved| moved.step)).collect();
+    steps.range(..record.progress.1).count()
+}
+
+/// Peak signal-to-noise ratio of two jobs' pictures; infinite if they are equal.
+async fn compare(place: &Place, one: JobId, other: JobId) -> anyhow::Result<f64> {
+    let (one, other) = (pixels(place, one).await?, pixels(place, other).await?);
+    ensure!(one.len() == other.len() && !one.is_empty(), "pictures of {} and {} bytes", one.len(), other.len());
+    let squares = one.iter().zip(&other).map(|(one, other)| f64::from(one.abs_diff(*other)).powi(2));
+    let mean = squares.sum::<f64>() / one.len() as f64;
+    Ok(10.0 * (255.0 * 255.0 / mean).log10())
+}
+
+async fn pixels(place: &Place, job: JobId) -> anyhow::Result<Vec<u8>> {
+    let files = place.cluster().files(job).await?.context("a job that is done has no files")?;
+    let picture = files.picture.context("a job that is done has no picture")?;
+    let mut reader = png::Decoder::new(std::io::Cursor::new(picture)).read_info()?;
+    let mut pixels = vec![0; reader.output_buffer_size().context("the picture is too large")?];
+    reader.next_frame(&mut pixels)?;
+    Ok(pixels)
+}
