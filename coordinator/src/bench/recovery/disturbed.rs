@@ -11,6 +11,7 @@ use super::fault::{Fault, Moment, Signaller};
 use super::place::Place;
 use super::report::Outcome;
 use super::timeline::Timeline;
+use crate::actors::WorkerRecord;
 use crate::cluster::JobHandle;
 use crate::job::{JobEvent, JobRecord, JobState};
 use crate::worker_processes::WorkerProcesses;
@@ -37,9 +38,8 @@ pub(super) async fn measure(place: &Place, fault: Fault, moment: Moment) -> anyh
     let summary = undisturbed.summary.as_ref().context("a job ended without a summary")?;
     let step = Duration::from_secs_f64(summary.denoise_seconds / f64::from(summary.steps.max(1)));
     let handle = place.cluster().submit(place.job()).await?;
-    let watched = place.cluster().events(handle.id).await?;
-    let both =
-        async { tokio::try_join!(follow(handle), disturb(place, fault, moment.within(step), (watched, moment))) };
+    let mut watched = place.cluster().events(handle.id).await?;
+    let both = async { tokio::try_join!(follow(handle), disturb(place, fault, moment.within(step), &mut watched)) };
     let ((record, timeline), done) = within(both).await?;
     if let Some(undo) = done.undo {
         undo.send().await?;
@@ -80,31 +80,31 @@ async fn follow(mut handle: JobHandle) -> anyhow::Result<(JobRecord, Timeline)> 
 }
 
 /// Waits for the step, and for the moment in it, and does to a worker of the job what is to be done.
-async fn disturb(
-    place: &Place,
-    fault: Fault,
-    within_step: Duration,
-    (mut watched, moment): (JobHandle, Moment),
-) -> anyhow::Result<Done> {
+async fn disturb(place: &Place, fault: Fault, within_step: Duration, watched: &mut JobHandle) -> anyhow::Result<Done> {
     let after = fault.after_step(place.steps());
     let signal = match fault {
         Fault::Drained | Fault::Joined => None,
         Fault::Killed => Some("KILL"),
         Fault::Stopped => Some("STOP"),
     };
-    let (mut victim, mut signaller) = (None, None);
+    let (mut victim, mut signaller, mut before) = (None, None, None);
     loop {
-        match watched.events.recv().await {
-            Ok(JobEvent::Changed { job }) if job.progress.0 >= after.max(2) => break,
-            // It has been placed. Whom it hits is settled before, for asking takes time.
-            Ok(JobEvent::Changed { job }) if job.progress.0 > 0 && victim.is_none() && fault != Fault::Joined => {
-                let found = rank(place, job.id, moment.rank(2)).await?;
-                signaller = signal.map(|signal| Signaller::new(signal, found.1)).transpose()?;
-                victim = Some(found);
-            }
-            Ok(JobEvent::Changed { .. }) | Err(RecvError::Lagged(_)) => {}
+        let job = match watched.events.recv().await {
+            Ok(JobEvent::Changed { job }) => job,
             Ok(JobEvent::Ended { .. }) => bail!("a job ended before its fault\nhint: let it take more --steps"),
+            Err(RecvError::Lagged(_)) => continue,
             Err(RecvError::Closed) => bail!("the coordinator has stopped"),
+        };
+        if job.progress.0 >= after.max(1) && (victim.is_some() || fault == Fault::Joined) {
+            break;
+        }
+        // Whom it hits is settled before, for asking takes time.
+        if job.progress.0 > 0 && victim.is_none() && fault != Fault::Joined {
+            let workers = place.cluster().workers().await?;
+            victim = before.as_deref().and_then(|before| predicting(before, &workers));
+            signaller =
+                victim.as_ref().zip(signal).map(|(found, signal)| Signaller::new(signal, found.1)).transpose()?;
+            before.get_or_insert(workers);
         }
     }
     tokio::time::sleep(within_step).await;
@@ -128,12 +128,14 @@ async fn disturb(
     Ok(done)
 }
 
-/// Name and process of the worker that has a rank in a job.
-async fn rank(place: &Place, job: JobId, rank: u16) -> anyhow::Result<(String, u32)> {
-    let workers = place.cluster().workers().await?;
-    let found = workers.into_iter().find(|worker| worker.job == Some(job) && worker.rank == Some(rank));
-    let worker = found.with_context(|| format!("no worker has rank {rank} of {job}"))?;
-    Ok((worker.name, worker.process_id))
+/// Name and process of the worker that made noise predictions in between: without it no step is finished. Others of the job's ranks may have
+/// nothing to do in its plan.
+fn predicting(before: &[WorkerRecord], now: &[WorkerRecord]) -> Option<(String, u32)> {
+    let made = |worker: &WorkerRecord| {
+        let known = before.iter().find(|other| other.name == worker.name);
+        worker.tensors.noise_predictions > known.map_or(0, |known| known.tensors.noise_predictions)
+    };
+    now.iter().find(|worker| made(worker)).map(|worker| (worker.name.clone(), worker.process_id))
 }
 
 /// Steps that were exact because the plan had changed; two changes before one step share it.

@@ -20,7 +20,7 @@ pub(super) enum Fault {
     Stopped,
 }
 
-/// Which of the repeats it is: each hits at another moment within a step, and at the other rank than the one before.
+/// Which of the repeats it is: each is at another moment within a step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     pub(super) repeat: u32,
@@ -77,11 +77,6 @@ impl Moment {
     pub(super) fn within(self, step: Duration) -> Duration {
         step.mul_f64((f64::from(self.repeat) + 0.5) / f64::from(self.repeats.max(1)))
     }
-
-    /// Whom of so many it hits.
-    pub(super) fn rank(self, ranks: u16) -> u16 {
-        (self.repeat % u32::from(ranks.max(1))) as u16
-    }
 }
 
 impl Signaller {
@@ -111,9 +106,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repeats_hit_both_ranks_and_all_of_a_step() {
+    fn repeats_are_spread_over_a_step() {
         let moments = [0, 1, 2, 3].map(|repeat| Moment { repeat, repeats: 4 });
-        assert_eq!(moments.map(|moment| moment.rank(2)), [0, 1, 0, 1]);
         let within = moments.map(|moment| moment.within(Duration::from_millis(80)).as_millis());
         assert_eq!(within, [10, 30, 50, 70]);
     }

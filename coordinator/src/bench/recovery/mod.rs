@@ -1,4 +1,4 @@
-//! `bench recovery`: what happens to a job when a worker that has a part of it is killed, stopped or drained, and when another one joins.
+//! `bench recovery`: what happens to a job when the worker of its last component is killed, stopped or drained, and when another one joins.
 //!
 //! ```text
 //!   for each repeat and kind of fault: a cluster of its own ─► an undisturbed job ─► the same job with the fault ─┐

@@ -35,7 +35,7 @@ enum Benchmark {
     Links(LinksArgs),
     /// Two workers against one, against one with twice the threads and, where there is a Python with it, against PyTorch
     Pipeline(pipeline::PipelineArgs),
-    /// Workers that are killed, stopped, drained or join in the middle of a job: how soon it goes on, and what that costs
+    /// What a fault costs: a worker that is killed, stopped, drained or joins in the middle of a job
     Recovery(recovery::RecoveryArgs),
     /// What it costs to save a running job's progress on this machine's disk
     Saving(SavingArgs),
