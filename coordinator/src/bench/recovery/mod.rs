@@ -29,7 +29,7 @@ use super::hardware::hardware;
 pub struct RecoveryBench {
     /// Jobs with each kind of fault.
     pub repeats: NonZeroU32,
-    /// Denoising steps of each job; [`Fault::steps`] are more where somebody joins.
+    /// Denoising steps of each job; where somebody joins there are more.
     pub steps: NonZeroU32,
 }
 
