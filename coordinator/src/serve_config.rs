@@ -115,6 +115,7 @@ fn limits(settings: &Settings) -> Result<Limits, SettingsError> {
     let long_enough = |text: &str| parse_duration(text).filter(|&lost_after| lost_after >= 3 * heartbeat_interval);
     Ok(Limits {
         queue_length: settings.whole("queue.length", 1..=100_000_u32)? as usize,
+        side_by_side: settings.whole("queue.side_by_side", 1..=1_000_u32)? as usize,
         kept_jobs: settings.whole("queue.kept_jobs", 1..=100_000_u32)? as usize,
         kept_bytes: settings.bytes("queue.kept_bytes")?,
         saving_percent: settings.whole("queue.saving_percent", 1..=100_u32)?,

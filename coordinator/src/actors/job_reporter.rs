@@ -1,5 +1,7 @@
 //! How a running job tells the queue what it is doing.
 
+use std::collections::BTreeSet;
+
 use asyncdiff_plan::JobId;
 use ractor::ActorRef;
 
@@ -42,6 +44,16 @@ impl JobReporter {
     /// The job changed its plan without a fault.
     pub(crate) fn moved(&self, to: Move) {
         self.send(QueueMessage::Moved { job: self.job, to });
+    }
+
+    /// The job has thought of workers, and uses some of them; `None`: those that it used before.
+    pub(crate) fn settled(&self, considered: BTreeSet<String>, uses: Option<BTreeSet<String>>) {
+        self.send(QueueMessage::Settled { job: self.job, considered, uses });
+    }
+
+    /// The job waits for more workers than it has.
+    pub(crate) fn short(&self) {
+        self.send(QueueMessage::Short { job: self.job });
     }
 
     /// The job ended.

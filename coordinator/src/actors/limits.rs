@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Limits {
     /// Jobs that may wait in the queue.
     pub queue_length: usize,
+    /// Jobs that may run at the same time, each with workers of its own.
+    pub side_by_side: usize,
     /// Jobs whose records and results are kept after their end, the newest.
     pub kept_jobs: usize,
     /// Bytes that the pictures and traces of these may take.
@@ -42,6 +44,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             queue_length: 64,
+            side_by_side: 8,
             kept_jobs: 100,
             kept_bytes: 256 << 20,
             saving_percent: 1,

@@ -5,7 +5,7 @@
 //!   ├── Membership                 owns the accept loop and the table of names
 //!   │   └── WorkerSession × n      one per link; its end is its worker's loss and nobody else's
 //!   └── Queue                      owns all jobs' records; hands them to the job-store thread, which keeps them on disk
-//!       └── Denoiser × 0 or 1      one per running job; its failure is its job's
+//!       └── Denoiser × n           one per running job, each with workers of its own; its failure is its job's
 //! ```
 //!
 //! Messages:
@@ -14,9 +14,9 @@
 //!   Membership ──► Queue           WorkerJoined, WorkerLeft, WorkersChanged (one is to leave)
 //!   WorkerSession ──► Membership   Introduced, Drain; its end comes by supervision
 //!   WorkerSession ──► Denoiser     Prediction (from the task that receives tensors), WorkerLost, WorkerFailed
-//!   Queue ──► Denoiser             Cancel, WorkersChanged
+//!   Queue ──► Denoiser             Cancel, Offered (whom it may use)
 //!   Denoiser ──► WorkerSession     requests; tensors go straight to the link
-//!   Denoiser ──► Queue             phases, steps, the end
+//!   Denoiser ──► Queue             phases, steps, Settled and Short (whom it uses, that it needs more), the end
 //! ```
 //!
 //! A handler never waits. What takes time (requests, planning, hashing, reading files) is done in tasks that the actor

@@ -1,9 +1,10 @@
-//! All jobs: who asked for what, how it goes, what came of it. Starts the next job when the one before has ended and a
-//! worker is there.
+//! All jobs: who asked for what, how it goes, what came of it. Starts the next job when workers are free.
 
 mod job_entry;
 mod keeping;
+mod pipelines;
 mod retention;
+mod sharing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -15,8 +16,7 @@ use thiserror::Error;
 use tokio::sync::broadcast;
 
 use super::Limits;
-use super::denoiser::{Denoiser, DenoiserArguments, DenoiserMessage};
-use super::job_reporter::JobReporter;
+use super::denoiser::DenoiserMessage;
 use super::session::WorkerHandle;
 use crate::failure::JobFailed;
 use crate::job::{JobEvent, JobRecord, Move, Recovery};
@@ -25,9 +25,11 @@ use crate::job_store::{FoundFiles, JobWriter};
 use crate::model_store::{CheckedJob, ModelStore};
 use job_entry::JobEntry;
 pub(crate) use keeping::{Keeping, RestoredJob};
+use pipelines::Pipelines;
 use retention::Retention;
+use sharing::Running;
 
-/// The queue of jobs, one at a time over all workers.
+/// The queue of jobs. Each takes the workers that its plan has use for; with those who are left the next one runs beside it.
 ///
 /// Started by the root and ends with it. Its jobs end with it too, or are on disk and go on when the coordinator is started
 /// again. A Denoiser that fails fails its job.
@@ -112,6 +114,16 @@ pub(crate) enum QueueMessage {
     Rest(RpcReplyPort<()>),
     /// Workers of before have had the time to come back.
     ReturnOverdue,
+    /// A job has thought of workers, and uses some of them; `None`: those that it used before.
+    Settled {
+        job: JobId,
+        considered: BTreeSet<String>,
+        uses: Option<BTreeSet<String>>,
+    },
+    /// A job waits for more workers than it has.
+    Short {
+        job: JobId,
+    },
     StepsTaken {
         job: JobId,
         taken: u32,
@@ -136,7 +148,11 @@ pub(crate) struct QueueState {
     next: JobId,
     jobs: BTreeMap<JobId, JobEntry>,
     waiting: VecDeque<JobId>,
-    running: Option<(JobId, ActorRef<DenoiserMessage>)>,
+    running: BTreeMap<JobId, Running>,
+    /// Who runs with whom.
+    pipelines: Pipelines,
+    /// Something changed that decides about which jobs run with whom.
+    is_stirred: bool,
     retention: Retention,
     workers: BTreeMap<String, WorkerHandle>,
     /// Where jobs are kept; none: in memory alone.
@@ -166,11 +182,13 @@ impl Actor for Queue {
         let mut state = QueueState {
             retention: Retention::new(limits.kept_jobs, limits.kept_bytes),
             store,
+            pipelines: Pipelines::new(limits.side_by_side),
             limits,
             next: keeping.next_job,
             jobs: BTreeMap::new(),
             waiting: VecDeque::new(),
-            running: None,
+            running: BTreeMap::new(),
+            is_stirred: true,
             workers: BTreeMap::new(),
             writer: keeping.writer,
             first_epoch: keeping.first_epoch,
@@ -191,7 +209,9 @@ impl Actor for Queue {
         state: &mut QueueState,
     ) -> Result<(), ActorProcessingErr> {
         state.handle_message(&myself, message);
-        state.start_next(&myself).await;
+        if std::mem::take(&mut state.is_stirred) {
+            state.share_out(&myself).await;
+        }
         Ok(())
     }
 
@@ -251,7 +271,18 @@ impl QueueState {
                 self.rest();
                 let _ = reply.send(());
             }
-            QueueMessage::ReturnOverdue => self.returning.clear(),
+            QueueMessage::ReturnOverdue => {
+                self.returning.clear();
+                self.is_stirred = true;
+            }
+            QueueMessage::Settled { job, considered, uses } => {
+                self.pipelines.settle(job, &considered, uses);
+                self.is_stirred = true;
+            }
+            QueueMessage::Short { job } => {
+                self.pipelines.fall_short(job);
+                self.is_stirred = true;
+            }
             QueueMessage::StepsTaken { job, taken } => self.change(job, |record| record.progress.0 = taken),
             QueueMessage::Submit(submission, reply) => self.submit(myself, *submission, reply),
             QueueMessage::View(job, reply) => {
@@ -260,29 +291,20 @@ impl QueueState {
             QueueMessage::Warned { job, warnings } => self.change(job, |record| record.warnings.extend(warnings)),
             QueueMessage::WorkerJoined(worker) => {
                 self.returning.remove(worker.name());
+                self.pipelines.joined(worker.name());
                 self.workers.insert(worker.name().to_owned(), worker);
-                self.tell_workers();
+                self.is_stirred = true;
             }
             QueueMessage::WorkerLeft { name } => {
                 self.workers.remove(&name);
-                self.tell_workers();
+                self.is_stirred = true;
             }
-            QueueMessage::WorkersChanged => self.tell_workers(),
-        }
-    }
-
-    /// Tells the running job who is in the cluster.
-    fn tell_workers(&self) {
-        if let Some((_, denoiser)) = &self.running {
-            // One that has ended needs nobody.
-            let _ = denoiser.send_message(DenoiserMessage::WorkersChanged(self.workers.values().cloned().collect()));
+            QueueMessage::WorkersChanged => self.is_stirred = true,
         }
     }
 
     fn cancel(&mut self, myself: &ActorRef<QueueMessage>, job: JobId) {
-        if let Some((running, denoiser)) = &self.running
-            && *running == job
-        {
+        if let Some(Running { denoiser, .. }) = self.running.get(&job) {
             // A denoiser that has ended reports so by itself.
             let _ = denoiser.send_message(DenoiserMessage::Cancel);
         } else if let Some(place) = self.waiting.iter().position(|waiting| *waiting == job) {
@@ -293,11 +315,8 @@ impl QueueState {
 
     /// Usually its job has ended before it: then it is not the running one any more.
     fn handle_denoiser_gone(&mut self, myself: &ActorRef<QueueMessage>, denoiser: ActorId, what: String) {
-        let Some((job, running)) = &self.running else { return };
-        if running.get_id() != denoiser {
-            return;
-        }
-        let job = *job;
+        let found = self.running.iter().find(|(_, running)| running.denoiser.get_id() == denoiser);
+        let Some((&job, _)) = found else { return };
         tracing::error!(%job, what, "the denoiser failed");
         for worker in self.workers.values() {
             worker.close_job(job);
@@ -322,20 +341,12 @@ impl QueueState {
 
     fn rest(&mut self) {
         (self.is_holding, self.is_resting) = (true, true);
-        let Some((job, denoiser)) = &self.running else { return };
-        denoiser.stop(None);
-        for worker in self.workers.values() {
-            worker.close_job(*job);
-            worker.release(*job, self.limits.release_within);
-        }
-    }
-
-    fn waiting_phase(&self) -> String {
-        match &self.running {
-            _ if !self.returning.is_empty() => WAITING_FOR_RETURN.to_owned(),
-            Some((running, _)) => format!("waiting for {running}"),
-            None if self.workers.is_empty() => WAITING_FOR_WORKERS.to_owned(),
-            None => "starting".to_owned(),
+        for (job, Running { denoiser, .. }) in &self.running {
+            denoiser.stop(None);
+            for worker in self.workers.values() {
+                worker.close_job(*job);
+                worker.release(*job, self.limits.release_within);
+            }
         }
     }
 
@@ -345,41 +356,8 @@ impl QueueState {
             entry.announce();
         }
     }
-
-    async fn start_next(&mut self, myself: &ActorRef<QueueMessage>) {
-        if self.running.is_some() || self.is_holding || !self.returning.is_empty() {
-            return;
-        }
-        // The news of a lost worker may be on its way while its job's end is here already.
-        let workers: Vec<WorkerHandle> =
-            self.workers.values().filter(|worker| worker.is_connected()).cloned().collect();
-        if workers.iter().all(WorkerHandle::is_leaving) {
-            let first = self.waiting.front().copied();
-            if let Some(entry) = first.and_then(|job| self.jobs.get_mut(&job))
-                && entry.record.phase != WAITING_FOR_WORKERS
-            {
-                WAITING_FOR_WORKERS.clone_into(&mut entry.record.phase);
-                entry.announce();
-            }
-            return;
-        }
-        let Some(job) = self.waiting.pop_front() else { return };
-        let Some(checked) = self.jobs.get_mut(&job).and_then(|entry| entry.checked.take()) else { return };
-        let Some(life) = self.begin_life(job) else { return };
-        let arguments = DenoiserArguments {
-            checked,
-            reporter: JobReporter { job, queue: myself.clone() },
-            workers,
-            store: Arc::clone(&self.store),
-            limits: self.limits.clone(),
-            life,
-        };
-        match Denoiser::spawn_linked(None, Denoiser, arguments, myself.get_cell()).await {
-            Ok((denoiser, _task)) => self.running = Some((job, denoiser)),
-            Err(error) => self.handle_ended(myself, job, Err(JobFailed::Bug { what: error.to_string() })),
-        }
-    }
 }
 
 const WAITING_FOR_RETURN: &str = "waiting for workers to come back";
+pub(crate) const WAITING_FOR_BUSY: &str = "waiting for workers that other jobs use";
 pub(crate) const WAITING_FOR_WORKERS: &str = "waiting for a worker to join";

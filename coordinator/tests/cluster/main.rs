@@ -14,5 +14,6 @@ mod moving;
 mod pictures;
 mod queueing;
 mod restarts;
+mod side_by_side;
 mod support;
 mod unequal;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
+use super::candidates::Offer;
 use super::decoder::Decoder;
 use super::moving::Outcome;
 use super::prepare::Prepared;
@@ -29,8 +30,7 @@ pub(crate) struct Denoiser;
 pub(crate) struct DenoiserArguments {
     pub(crate) checked: Box<CheckedJob>,
     pub(crate) reporter: JobReporter,
-    /// Who is in the cluster.
-    pub(crate) workers: Vec<WorkerHandle>,
+    pub(crate) offer: Offer,
     pub(crate) store: Arc<ModelStore>,
     pub(crate) limits: Limits,
     pub(crate) life: JobLife,
@@ -86,8 +86,8 @@ pub(crate) enum DenoiserMessage {
         successor: Option<WorkerHandle>,
         reason: String,
     },
-    /// Who is in the cluster now.
-    WorkersChanged(Vec<WorkerHandle>),
+    /// Who may be used from now on.
+    Offered(Offer),
 }
 
 /// What the decoder's task came back with; only this module can look inside.
@@ -177,7 +177,7 @@ impl Actor for Denoiser {
                 state.handle_successor(successor);
                 state.handle_worker_lost(&myself, &worker, reason);
             }
-            DenoiserMessage::WorkersChanged(workers) => state.handle_workers(&myself, workers),
+            DenoiserMessage::Offered(offer) => state.handle_offer(&myself, offer),
         }
         Ok(())
     }

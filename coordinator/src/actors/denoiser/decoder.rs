@@ -63,10 +63,15 @@ impl DecoderState {
         matches!(self, Self::Loading { .. })
     }
 
-    /// Whose it is, or is to be.
+    /// The session whose it is, or is to be.
     pub(super) fn worker(&self) -> Option<ActorId> {
+        self.handle().map(WorkerHandle::session_id)
+    }
+
+    /// Whose it is, or is to be.
+    pub(super) fn handle(&self) -> Option<&WorkerHandle> {
         match self {
-            Self::Loading { worker, .. } | Self::Ready(Decoder { worker, .. }) => Some(worker.session_id()),
+            Self::Loading { worker, .. } | Self::Ready(Decoder { worker, .. }) => Some(worker),
             Self::NotAsked => None,
         }
     }
@@ -100,13 +105,14 @@ impl DenoiserState {
             worker.is_connected() && !is_busy && !self.recoveries.is_excluded(session)
         };
         let can = |worker: &&WorkerHandle| !self.not_decoders.contains(&worker.session_id());
-        let idle = self.workers.borrow().iter().filter(can).find(is_idle).cloned();
+        let idle = self.offer.borrow().workers.iter().filter(can).find(is_idle).cloned();
         let Some(worker) = idle.or_else(|| ranks.iter().find(can).cloned()) else { return };
         let preparing = self.decoder_order().prepare(worker.clone());
         let session = worker.session_id();
         let report =
             reporting(myself, move |result| DenoiserMessage::DecoderPrepared(DecoderPrepared { session, result }));
         self.decoder = DecoderState::Loading { worker, _task: OwnedTask::spawn_reporting(preparing, report) };
+        self.settle_users();
     }
 
     /// A decoder that could not be loaded is asked for again elsewhere: after the next step, or when all steps are taken.

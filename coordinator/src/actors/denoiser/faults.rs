@@ -9,6 +9,7 @@ use ractor::ActorRef;
 use tokio::time::Instant;
 
 use super::actor::{DenoiserMessage, SuspicionExpired};
+use super::candidates::Offer;
 use super::recovery::{Cure, Stage};
 use super::start::Start;
 use super::state::{DenoiserState, Phase};
@@ -34,12 +35,12 @@ impl DenoiserState {
                 self.lost.insert(worker.session_id());
                 self.drop_decoder_of(worker.session_id());
             }
-            (Cure::More, _) => self.not_enough = self.workers.borrow().iter().map(WorkerHandle::session_id).collect(),
+            (Cure::More, _) => self.want_more(),
             (Cure::Aside, _) => self.drop_excluded_decoder(),
             (Cure::Without, _) => {
                 self.drop_excluded_decoder();
                 // Who joins later might do better, but nothing says that anybody will.
-                if !self.candidates().are_there() {
+                if !self.candidates().are_there() && !self.is_crowded() {
                     return self.end(myself, Err(fault));
                 }
             }
@@ -123,7 +124,8 @@ impl DenoiserState {
     /// The news that a worker was replaced may be here before the news of who is in the cluster.
     pub(super) fn handle_successor(&mut self, successor: Option<WorkerHandle>) {
         let Some(successor) = successor else { return };
-        self.workers.send_modify(|workers| {
+        self.meet_workers(std::slice::from_ref(&successor));
+        self.offer.send_modify(|Offer { workers, .. }| {
             workers.retain(|worker| worker.name() != successor.name());
             workers.push(successor);
             workers.sort_by(|one, other| one.name().cmp(other.name()));
@@ -136,13 +138,14 @@ impl DenoiserState {
             let session = worker.session_id();
             ranks.iter().any(|rank| rank.session_id() == session) || self.decoder.worker() == Some(session)
         };
-        for worker in self.workers.borrow().iter().filter(|worker| !self.is_first_placement() && !keep(worker)) {
+        for worker in self.met.iter().filter(|worker| !self.is_first_placement() && !keep(worker)) {
             worker.release(self.reporter.job, self.limits.release_within);
         }
     }
 
+    /// With other jobs beside it, less than what was asked for may be wrong.
     fn stage(&self) -> Stage {
-        if self.is_first_placement() { Stage::Starting } else { Stage::Started }
+        if self.is_first_placement() && !self.is_crowded() { Stage::Starting } else { Stage::Started }
     }
 
     /// Somewhat longer than it takes to notice that a worker is lost.
@@ -157,14 +160,14 @@ impl DenoiserState {
             Phase::Denoising { denoising, .. } => denoising.ranks().iter().find(is_it).cloned(),
             _ => None,
         };
-        rank.or_else(|| self.workers.borrow().iter().find(is_it).cloned())
+        rank.or_else(|| self.offer.borrow().workers.iter().find(is_it).cloned())
     }
 
     /// Plans avoid what is known not to carry, for a while.
     fn avoid_link(&mut self, worker: &WorkerHandle, fault: &JobFailed) {
         let JobFailed::WorkerFailed { failure: WorkerFailure::PeerFailed { peer, reason }, .. } = fault else { return };
-        let workers = self.workers.borrow();
-        if let Some(peer) = workers.iter().find(|other| other.name() == peer && other.is_connected()) {
+        let offer = self.offer.borrow();
+        if let Some(peer) = offer.workers.iter().find(|other| other.name() == peer && other.is_connected()) {
             worker.keep_link_to(peer, KnownLink::unusable(reason.clone()));
             peer.keep_link_to(worker, KnownLink::unusable(reason.clone()));
             self.recoveries.note_broken_link([worker.session_id(), peer.session_id()]);

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use super::candidates::Candidates;
 use super::decoder::{Decoder, DecoderOrder};
-use super::prepare::{Candidates, blocking};
+use super::prepare::blocking;
 use super::recorder::Recorded;
 use super::recovery::is_curable;
 use super::summary::{computes_whole_batches, summarize};

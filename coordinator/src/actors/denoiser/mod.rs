@@ -14,6 +14,7 @@
 //! intake, here by the session's admission and, if it waited in the mailbox, by [`denoising`].
 
 mod actor;
+mod candidates;
 mod decoder;
 mod denoising;
 mod faults;
@@ -30,3 +31,4 @@ mod state;
 mod summary;
 
 pub(crate) use actor::{ArrivedPrediction, Denoiser, DenoiserArguments, DenoiserMessage, JobLife};
+pub(crate) use candidates::{News, Offer};

@@ -69,15 +69,15 @@ impl Staying {
 }
 
 impl DenoiserState {
-    /// Who is in the cluster, and who is about to leave it.
-    pub(super) fn handle_workers(&mut self, myself: &ActorRef<DenoiserMessage>, workers: Vec<WorkerHandle>) {
-        self.workers.send_replace(workers);
-        self.consider_moving(myself);
-    }
-
     /// Begins a move if there is a reason.
     pub(super) fn consider_moving(&mut self, myself: &ActorRef<DenoiserMessage>) {
-        let Phase::Denoising { denoising, .. } = &self.phase else { return };
+        let Phase::Denoising { denoising, .. } = &self.phase else {
+            // While another placement is prepared everybody is thought of; afterwards nobody is needed any more.
+            if !matches!(self.phase, Phase::Preparing { .. } | Phase::New(_)) {
+                self.settle(None);
+            }
+            return;
+        };
         let leaving = leaving(denoising);
         let candidates = self.candidates().now();
         let stay: Vec<ActorId> =
@@ -94,6 +94,8 @@ impl DenoiserState {
             }
         } else if under_way.is_none() && stay.iter().any(|session| !self.planned_with.contains(session)) {
             self.begin_moving(myself, Reason::Joined);
+        } else if under_way.is_none() {
+            self.settle(None);
         }
     }
 
@@ -141,6 +143,7 @@ impl DenoiserState {
         let are_there = ready.ranks.iter().all(|rank| rank.is_connected() && !(is_needed && rank.is_leaving()));
         if steps == 0 || !(is_needed || staying.is_worse_than(&ready.choice)) {
             self.moving = None;
+            self.settle(None);
         } else if are_there {
             self.change_placement(myself, Some(ready));
         } else {
@@ -168,7 +171,7 @@ impl DenoiserState {
 
     fn decoder_is_leaving(&self) -> bool {
         let decoder = self.decoder.worker();
-        self.workers.borrow().iter().any(|worker| worker.is_leaving() && Some(worker.session_id()) == decoder)
+        self.offer.borrow().workers.iter().any(|worker| worker.is_leaving() && Some(worker.session_id()) == decoder)
     }
 }
 

@@ -11,15 +11,13 @@ use asyncdiff_transport::link::TensorFrame;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use ractor::{ActorId, ActorRef};
-use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::actor::DenoiserMessage;
+use super::candidates::Candidates;
 use super::moving::Ready;
 use crate::actors::Limits;
 use crate::actors::job_reporter::JobReporter;
 use crate::actors::planning::make_plan;
-use crate::actors::queue::WAITING_FOR_WORKERS;
 use crate::actors::session::{JobDoor, TensorSpec, WorkerHandle};
 use crate::failure::JobFailed;
 use crate::job::JobSettings;
@@ -50,21 +48,6 @@ pub(super) enum JobConditions {
     Ready(Arc<[ConditionFrame]>),
     /// To be encoded.
     Tokens(Vec<Vec<u32>>),
-}
-
-/// Who may be given a part.
-#[derive(Clone)]
-pub(super) struct Candidates {
-    /// Who is in the cluster, the newest news.
-    pub(super) workers: watch::Receiver<Vec<WorkerHandle>>,
-    /// Whom the job goes on without.
-    pub(super) excluded: HashSet<ActorId>,
-    /// Whom it uses if nobody else is there.
-    pub(super) aside: HashSet<ActorId>,
-    /// Sessions that were found not to be enough: somebody else must be there.
-    pub(super) not_enough: HashSet<ActorId>,
-    /// When the job gives up waiting for somebody.
-    pub(super) until: Instant,
 }
 
 /// Which placement of the job is prepared.
@@ -292,66 +275,6 @@ impl JobConditions {
             }
             (None, Conditions::Prompt { .. }) => Self::Ready(Arc::new([])),
         }
-    }
-}
-
-impl Candidates {
-    /// Everybody who can be given a part, as soon as that is somebody.
-    pub(super) async fn wait(&mut self, reporter: &JobReporter) -> Result<Vec<WorkerHandle>, JobFailed> {
-        let began = Instant::now();
-        let found = self.found();
-        if !found.is_empty() {
-            return Ok(found);
-        }
-        reporter.phase(WAITING_FOR_WORKERS);
-        let until = self.until;
-        let somebody = async {
-            // The actor holds the other end for as long as this task lives.
-            while self.workers.changed().await.is_ok() {
-                let found = self.found();
-                if !found.is_empty() {
-                    return found;
-                }
-            }
-            Vec::new()
-        };
-        match tokio::time::timeout_at(until, somebody).await {
-            Ok(found) if !found.is_empty() => Ok(found),
-            _ => Err(JobFailed::NoWorkers { waited: began.elapsed() }),
-        }
-    }
-
-    /// One of them.
-    pub(super) async fn somebody(&mut self, reporter: &JobReporter) -> Result<WorkerHandle, JobFailed> {
-        let nobody = || JobFailed::Bug { what: "nobody was found to be enough".to_owned() };
-        self.wait(reporter).await?.into_iter().next().ok_or_else(nobody)
-    }
-
-    /// Those who are there now.
-    pub(super) fn now(&mut self) -> Vec<WorkerHandle> {
-        self.found()
-    }
-
-    /// Whether there is one now.
-    pub(super) fn are_there(&mut self) -> bool {
-        !self.found().is_empty()
-    }
-
-    fn found(&mut self) -> Vec<WorkerHandle> {
-        let workers = self.workers.borrow_and_update();
-        let usable =
-            workers.iter().filter(|worker| worker.is_connected() && !self.excluded.contains(&worker.session_id()));
-        let mut found: Vec<WorkerHandle> = usable.cloned().collect();
-        let is_aside = |worker: &WorkerHandle| self.aside.contains(&worker.session_id());
-        if !found.iter().all(is_aside) {
-            found.retain(|worker| !is_aside(worker));
-        }
-        // Who is about to leave is used if there is nobody else: it stays for as long.
-        if found.iter().any(|worker| !worker.is_leaving()) {
-            found.retain(|worker| !worker.is_leaving());
-        }
-        let is_enough = found.iter().any(|worker| !self.not_enough.contains(&worker.session_id()));
-        if is_enough { found } else { Vec::new() }
     }
 }
 

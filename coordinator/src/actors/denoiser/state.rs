@@ -11,11 +11,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::actor::{DenoiserArguments, DenoiserMessage, FinishResult, JobLife, PrepareResult};
+use super::candidates::Candidates;
+use super::candidates::{NotEnough, Offer};
 use super::decoder::DecoderState;
 use super::denoising::{Denoising, Progress};
 use super::finish::{Decoding, Finishing};
 use super::moving::{Moving, Ready};
-use super::prepare::{Candidates, JobConditions, Placing, Preparation, Prepared};
+use super::prepare::{JobConditions, Placing, Preparation, Prepared};
 use super::recorder::{Recorded, Recorder};
 use super::recovery::Recoveries;
 use super::saving::Saving;
@@ -39,8 +41,10 @@ pub(crate) struct DenoiserState {
     request: JobRequest,
     pub(super) product: Product,
     pub(super) reporter: JobReporter,
-    /// Who is in the cluster; tasks see changes.
-    pub(super) workers: watch::Sender<Vec<WorkerHandle>>,
+    /// Who may be used; tasks see changes.
+    pub(super) offer: watch::Sender<Offer>,
+    /// Who was ever offered, and is still there.
+    pub(super) met: Vec<WorkerHandle>,
     pub(super) store: Arc<ModelStore>,
     pub(super) limits: Limits,
     started: Instant,
@@ -65,8 +69,7 @@ pub(crate) struct DenoiserState {
     pub(super) planned_with: HashSet<ActorId>,
     /// Sessions that are known to have ended.
     pub(super) lost: HashSet<ActorId>,
-    /// Sessions that together cannot hold the model.
-    pub(super) not_enough: HashSet<ActorId>,
+    pub(super) not_enough: NotEnough,
     /// Waits for a suspicion to be confirmed.
     pub(super) suspicion: Option<OwnedTask>,
     /// Looks whether devices hang.
@@ -103,7 +106,7 @@ pub(super) enum Phase {
 
 impl DenoiserState {
     pub(super) fn new(arguments: DenoiserArguments) -> Self {
-        let DenoiserArguments { checked, reporter, workers, store, limits, life } = arguments;
+        let DenoiserArguments { checked, reporter, offer, store, limits, life } = arguments;
         let span = tracing::info_span!("denoiser", job = %reporter.job);
         let started = Instant::now();
         Self {
@@ -115,7 +118,8 @@ impl DenoiserState {
             newest_epoch: Epoch(life.first_epoch.0.saturating_sub(1)),
             life,
             reporter,
-            workers: watch::Sender::new(workers),
+            met: offer.workers.clone(),
+            offer: watch::Sender::new(offer),
             store,
             limits,
             started,
@@ -129,7 +133,7 @@ impl DenoiserState {
             moving: None,
             planned_with: HashSet::new(),
             lost: HashSet::new(),
-            not_enough: HashSet::new(),
+            not_enough: NotEnough::default(),
             suspicion: None,
             look: None,
             span,
@@ -160,7 +164,7 @@ impl DenoiserState {
     ) {
         self.epoch = self.next_epoch();
         (self.suspicion, self.moving, self.look) = (None, None, None);
-        for worker in self.workers.borrow().iter().filter(|_| !self.is_first_placement()) {
+        for worker in self.met.iter().filter(|_| !self.is_first_placement()) {
             worker.close_job(self.reporter.job);
         }
         let epoch = self.epoch;
@@ -217,7 +221,7 @@ impl DenoiserState {
         let Prepared { mut choice, ranks, setup, conditions, considered } = prepared;
         self.planned_with.extend(considered);
         (self.setup, self.conditions) = (setup, JobConditions::Ready(conditions));
-        self.not_enough.clear();
+        self.not_enough = NotEnough::default();
         self.release_others(&ranks);
         self.reporter.phase("denoising");
         let evaluations = self.setup.evaluations.get();
@@ -255,6 +259,7 @@ impl DenoiserState {
         self.outline.get_or_insert_with(|| choice.outline.clone());
         let ticking = OwnedTask::spawn(tick(myself.clone()));
         self.phase = Phase::Denoising { denoising, choice: Box::new(choice), step_seconds, _ticking: ticking };
+        self.settle_users();
         self.denoise(myself, |denoising| denoising.handle_event(Event::Ready));
         self.consider_moving(myself);
     }
@@ -280,17 +285,6 @@ impl DenoiserState {
             Progress::Finished => self.finish(myself),
             Progress::Going if taken != before => self.move_if_ready(myself),
             Progress::Going => {}
-        }
-    }
-
-    /// Who may be given a part, or the decoder.
-    pub(super) fn candidates(&self) -> Candidates {
-        Candidates {
-            workers: self.workers.subscribe(),
-            excluded: self.recoveries.excluded().clone(),
-            aside: self.recoveries.aside().clone(),
-            not_enough: HashSet::new(),
-            until: Instant::now() + self.limits.wait_for_workers,
         }
     }
 
@@ -352,7 +346,7 @@ impl DenoiserState {
             return;
         }
         let job = self.reporter.job;
-        for worker in self.workers.borrow().iter() {
+        for worker in &self.met {
             worker.close_job(job);
             if result.is_err() {
                 worker.release(job, self.limits.release_within);

@@ -103,7 +103,7 @@ impl QueueState {
                     self.jobs.insert(job, entry);
                     self.waiting.push_back(job);
                     let phase = self.waiting_phase();
-                    self.change(job, |record| record.phase = phase);
+                    self.change(job, |record| phase.clone_into(&mut record.phase));
                 }
                 Err(failed) => {
                     self.jobs.insert(job, JobEntry::restored(record, key, None));
@@ -131,10 +131,11 @@ impl QueueState {
         let job = self.next;
         self.next = JobId(job.0 + 1);
         let mut entry = JobEntry::new(job, checked);
-        entry.record.phase = self.waiting_phase();
+        self.waiting_phase().clone_into(&mut entry.record.phase);
         entry.key = key;
         self.jobs.insert(job, entry);
         self.waiting.push_back(job);
+        self.is_stirred = true;
         self.answer_submission(myself, job, reply);
     }
 
@@ -193,9 +194,10 @@ impl QueueState {
     }
 
     pub(super) fn handle_ended(&mut self, myself: &ActorRef<QueueMessage>, job: JobId, end: JobEnd) {
-        if self.running.as_ref().is_some_and(|(running, _)| *running == job) {
-            self.running = None;
+        if self.running.remove(&job).is_some() {
+            self.pipelines.end(job);
         }
+        self.is_stirred = true;
         if self.is_resting && end.is_err() {
             // Its workers were sent away: it goes on when the coordinator is started again.
             return;

@@ -1,4 +1,4 @@
-//! The end of a coordinator that serves: the running job may finish, waiting ones wait for the next start.
+//! The end of a coordinator that serves: running jobs may finish, waiting ones wait for the next start.
 
 use std::time::Duration;
 
@@ -10,27 +10,27 @@ use crate::job::JobState;
 /// How long clients that waited for a job have to fetch its picture.
 const FETCH: Duration = Duration::from_secs(3);
 
-/// Starts no more jobs and waits for the running one, no longer than `within`.
+/// Starts no more jobs and waits for the running ones, no longer than `within`.
 pub(super) async fn finish_jobs(cluster: &Cluster, within: Duration) {
     match tokio::time::timeout(within, wait_for_running(cluster)).await {
-        Ok(Ok(Some(job))) => {
-            tracing::info!(%job, "finished while stopping");
+        Ok(Ok(0)) => {}
+        Ok(Ok(jobs)) => {
+            tracing::info!(jobs, "finished while stopping");
             tokio::time::sleep(FETCH).await;
         }
-        Ok(Ok(None)) => {}
         Ok(Err(error)) => tracing::warn!(%error, "jobs could not be finished"),
         Err(_) => {
-            tracing::warn!(?within, "a job did not finish in time: it goes on when the coordinator is started again")
+            tracing::warn!(?within, "not all jobs finished in time: they go on when the coordinator is started again")
         }
     }
 }
 
-async fn wait_for_running(cluster: &Cluster) -> Result<Option<JobId>, ClusterError> {
+async fn wait_for_running(cluster: &Cluster) -> Result<usize, ClusterError> {
     cluster.hold();
     let jobs = cluster.jobs().await?;
-    let running = jobs.iter().find(|job| job.state == JobState::Running).map(|job| job.id);
-    if let Some(job) = running {
+    let running: Vec<JobId> = jobs.iter().filter(|job| job.state == JobState::Running).map(|job| job.id).collect();
+    for &job in &running {
         cluster.events(job).await?.ended().await?;
     }
-    Ok(running)
+    Ok(running.len())
 }

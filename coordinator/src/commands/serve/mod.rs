@@ -144,9 +144,9 @@ impl Server {
         Ok(())
     }
 
-    /// Lets the running job finish, then ends everything in order.
+    /// Lets running jobs finish, then ends everything in order.
     async fn stop(self, signals: &mut Signals) {
-        note("stopping: waiting for the running job (Ctrl-C again ends at once)");
+        note("stopping: waiting for running jobs (Ctrl-C again ends at once)");
         self.service.drain();
         tokio::select! {
             () = drain::finish_jobs(&self.cluster, self.config.drain) => {}
