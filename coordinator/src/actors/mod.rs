@@ -40,4 +40,4 @@ pub(crate) use planning::{Planned, make_plan, measure_all};
 pub use queue::SubmitRefused;
 pub(crate) use queue::{JobView, Keeping, QueueMessage, RestoredJob, Submission};
 pub(crate) use root::{Coordinator, CoordinatorArguments, CoordinatorMessage, Parts};
-pub use session::{TensorCounts, WorkerRecord, WorkerState};
+pub use session::{TensorCounts, WorkerPart, WorkerRecord, WorkerState};

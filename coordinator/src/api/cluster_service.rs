@@ -204,7 +204,7 @@ fn worker_view(worker: &WorkerRecord) -> WorkerView {
         state: state.to_owned(),
         devices: worker.devices.iter().map(device).collect(),
         memory_bytes: worker.devices.iter().map(|device| device.memory_bytes).sum(),
-        job: worker.job,
+        parts: worker.parts.clone(),
     }
 }
 

@@ -6,6 +6,7 @@ use asyncdiff_plan::{Encoding, JobId, Wishes};
 use serde::{Deserialize, Serialize};
 
 use super::ApiError;
+use crate::WorkerPart;
 use crate::job::{Dtype, JobRequest, JobSettings};
 
 /// The largest guidance scale: far beyond it pictures are noise, and f32 overflows.
@@ -127,8 +128,8 @@ pub struct WorkerView {
     pub devices: Vec<String>,
     /// Memory that it may use.
     pub memory_bytes: u64,
-    /// The job that it is on.
-    pub job: Option<JobId>,
+    /// What it does for which job.
+    pub parts: Vec<WorkerPart>,
 }
 
 /// A plan as the API shows it.

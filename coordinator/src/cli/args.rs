@@ -1,6 +1,6 @@
 //! Settings of a job as they are typed: shared by `run`, `submit` and `plan`.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -75,6 +75,10 @@ pub(crate) struct JobArgs {
     /// How hidden states travel between workers after the warm-up: fewer bytes are less exact; auto is full unless links are too slow for it, and full with --prefer exact [default: auto]
     #[arg(long, value_name = "ENCODING", help_heading = "Plan")]
     encoding: Option<EncodingArg>,
+
+    /// The most workers that it may use, the fastest; the others are left for other jobs [default: as many as make it faster]
+    #[arg(long, value_name = "N", value_parser = parse_workers, help_heading = "Plan")]
+    max_workers: Option<NonZeroU16>,
 }
 
 /// What matters most.
@@ -172,6 +176,7 @@ impl JobArgs {
                 split_guidance: self.split_guidance,
                 round_start: None,
                 encoding: self.encoding.and_then(EncodingArg::encoding),
+                max_workers: self.max_workers,
             },
             dtype: self.dtype.map_or(Dtype::Auto, Dtype::from),
             trace: false,
@@ -253,6 +258,10 @@ fn slug(prompt: &str) -> String {
 
 fn parse_count(text: &str) -> Result<NonZeroU32, String> {
     NonZeroU32::from_str(text).map_err(|_| "a whole number from 1 up is needed".to_owned())
+}
+
+fn parse_workers(text: &str) -> Result<NonZeroU16, String> {
+    NonZeroU16::from_str(text).map_err(|_| "a whole number from 1 up is needed".to_owned())
 }
 
 fn parse_components(text: &str) -> Result<u16, String> {

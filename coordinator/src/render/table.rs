@@ -1,5 +1,8 @@
 //! Tables of jobs and workers.
 
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
 use asyncdiff_common::config::{format_bytes, format_seconds};
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -54,13 +57,27 @@ pub fn workers_table(workers: &[WorkerView]) -> String {
     if workers.is_empty() {
         return "no workers yet; `coordinator join-line` prints the line that they join with".to_owned();
     }
-    let mut table = plain(&["NAME", "STATE", "DEVICES", "MEMORY", "JOB"]);
+    let mut table = plain(&["NAME", "STATE", "DEVICES", "MEMORY", "JOB", "PART"]);
+    let mut plans = BTreeMap::new();
     for worker in workers {
-        let job = worker.job.map_or(String::new(), |job| job.to_string());
         let memory = format_bytes(worker.memory_bytes as f64);
-        table.add_row([worker.name.clone(), worker.state.clone(), worker.devices.join("; "), memory, job]);
+        let [mut jobs, mut runs] = [Vec::new(), Vec::new()];
+        for part in worker.parts.iter().filter(|part| !part.runs.is_empty()) {
+            plans.insert(part.job, part.plan.as_str());
+            jobs.push(part.job.to_string());
+            runs.push(part.runs.clone());
+        }
+        let (name, state) = (worker.name.clone(), worker.state.clone());
+        table.add_row([name, state, worker.devices.join("; "), memory, jobs.join(", "), runs.join(" | ")]);
     }
-    table.trim_fmt()
+    let mut text = table.trim_fmt();
+    for (job, plan) in &plans {
+        let _ = write!(text, "\n{job}: {plan}");
+    }
+    if !plans.is_empty() && workers.iter().any(|worker| worker.state == "ready") {
+        text.push_str("\nready: free for the next job; those that run would not end sooner with them");
+    }
+    text
 }
 
 /// A table without lines, for `grep` and `awk` as well as for people.
@@ -95,7 +112,10 @@ fn shortened(prompt: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use asyncdiff_plan::JobId;
+
     use super::*;
+    use crate::WorkerPart;
 
     #[test]
     fn long_prompts_are_shortened_to_one_line() {
@@ -111,11 +131,23 @@ mod tests {
             state: "ready".into(),
             devices: vec!["cpu, 4 threads".into()],
             memory_bytes: 8 << 30,
-            job: None,
+            parts: Vec::new(),
         };
-        let table = workers_table(&[worker]);
+        let table = workers_table(std::slice::from_ref(&worker));
         assert_eq!(table.lines().count(), 2);
         assert!(table.contains("box-1") && table.contains("8.00 GiB"), "{table}");
         assert!(workers_table(&[]).contains("join-line"));
+        let part = WorkerPart {
+            job: JobId(3),
+            rank: 0,
+            runs: "component 1 of 1".into(),
+            plan: "1 component, all steps exact: 1.00x of one worker predicted".into(),
+        };
+        let busy = WorkerView { name: "box-2".into(), state: "working".into(), parts: vec![part], ..worker.clone() };
+        let table = workers_table(&[worker, busy]);
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[2].contains("job-3") && lines[2].contains("component 1 of 1"), "{table}");
+        assert!(lines[3].starts_with("job-3: 1 component, all steps exact"), "{table}");
+        assert!(lines[4].starts_with("ready: free for the next job"), "{table}");
     }
 }

@@ -182,6 +182,7 @@ impl Family {
             round_start: None,
             // Golden data knows no rounding on the way.
             encoding: Some(Encoding::Full),
+            max_workers: None,
         };
         let dims = &self.description.dims;
         let settings = JobSettings {

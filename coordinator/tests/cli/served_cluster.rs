@@ -66,6 +66,29 @@ fn a_cluster_serves_from_joining_to_the_picture_and_ends_in_order() {
 }
 
 #[test]
+fn jobs_that_leave_workers_to_others_run_side_by_side_and_the_list_of_workers_says_who_does_what() {
+    let served = Served::start();
+    let place = &served.place;
+    let _workers = [served.join("worker-a"), served.join("worker-b")];
+    let one = |name: &str| {
+        let job = ["submit", "a green heart", "--steps", "200", "--max-workers", "1", "-o", name];
+        let submitted = place.start(&job);
+        submitted.wait_for("step 1");
+        submitted
+    };
+    let pictures = [one("one.png"), one("two.png")];
+    let listed = place.run(&["workers"]);
+    let line = |name: &str| listed.stdout.lines().find(|line| line.contains(name)).unwrap();
+    assert!(line("worker-a").contains("job-1") && line("worker-a").contains("component 1 of 1"), "{}", listed.stdout);
+    assert!(line("worker-b").contains("job-2") && line("worker-b").contains("working"), "{}", listed.stdout);
+    assert!(listed.stdout.contains("\njob-1: 1 component"), "{}", listed.stdout);
+    for picture in pictures {
+        assert_eq!(picture.end(), Some(0));
+    }
+    place.run(&["submit", "a", "--max-workers", "0"]).expect(2, &["a whole number from 1 up"]);
+}
+
+#[test]
 fn a_job_waits_for_workers_and_can_be_cancelled() {
     let served = Served::start();
     let submitted = served.place.run(&["submit", "a", "--no-wait"]);

@@ -21,13 +21,24 @@ pub(super) struct Draft {
     estimate: f64,
 }
 
+/// What drafts are made from.
+struct Ground<'a> {
+    wishes: &'a Wishes,
+    situation: &'a Situation<'a>,
+    /// The devices that may be used, with their speeds, in the order in which components are put on them.
+    devices: Vec<(Rank, f64)>,
+}
+
 /// Every plan that comes into question, the fastest first. An error only if there is none.
 pub(super) fn drafts(wishes: &Wishes, situation: &Situation<'_>, exact: bool) -> Result<Vec<Draft>, PolicyError> {
+    let mut devices = devices_in_order(situation);
+    devices.truncate(wishes.max_workers.map_or(usize::MAX, |most| usize::from(most.get())));
+    let ground = Ground { wishes, situation, devices };
     let (mut drafts, mut refused) = (Vec::new(), None);
-    for guidance in guidances(wishes, situation) {
-        for components in component_counts(wishes, situation, guidance)? {
+    for guidance in guidances(&ground) {
+        for components in component_counts(&ground, guidance)? {
             let schedule = schedule(wishes, situation, guidance, exact, components);
-            match drafts_of(wishes, situation, schedule, components) {
+            match drafts_of(&ground, schedule, components) {
                 Ok(more) => drafts.extend(more),
                 Err(error) => refused = refused.or(Some(error)),
             }
@@ -42,7 +53,7 @@ pub(super) fn drafts(wishes: &Wishes, situation: &Situation<'_>, exact: bool) ->
 
 impl Draft {
     fn new(
-        situation: &Situation<'_>,
+        Ground { situation, devices, .. }: &Ground<'_>,
         (partition, shape): (&Partition, Option<CutShape>),
         schedule: Schedule,
         period_seconds: f64,
@@ -50,8 +61,7 @@ impl Draft {
         let plan = Plan::new(situation.program, partition, schedule)?;
         let slots = plan.slots.len();
         let component_costs = partition.component_costs(situation.layer_seconds.whole);
-        let devices = devices_in_order(situation);
-        let placed = PlacedPlan::spread(plan, &component_costs, &devices)?;
+        let placed = PlacedPlan::spread(plan, &component_costs, devices)?;
         let slots_per_rank = slots.div_ceil(devices.len()) as f64;
         let warm_up = f64::from(schedule.warm_up_steps().saturating_sub(schedule.first.0));
         let lanes = schedule.lanes().len() as f64;
@@ -98,9 +108,9 @@ impl Draft {
     }
 }
 
-fn guidances(wishes: &Wishes, situation: &Situation<'_>) -> Vec<Guidance> {
+fn guidances(Ground { wishes, situation, devices }: &Ground<'_>) -> Vec<Guidance> {
     // Who names components or a cut means them for the whole batch.
-    let open = situation.devices.len() > 1 && wishes.components.is_none() && wishes.cut.is_none();
+    let open = devices.len() > 1 && wishes.components.is_none() && wishes.cut.is_none();
     match (situation.guidance_on, wishes.split_guidance) {
         (false, _) => vec![Guidance::Off],
         (true, Some(true)) => vec![Guidance::Split],
@@ -109,7 +119,10 @@ fn guidances(wishes: &Wishes, situation: &Situation<'_>) -> Vec<Guidance> {
     }
 }
 
-fn component_counts(wishes: &Wishes, situation: &Situation<'_>, guidance: Guidance) -> Result<Vec<usize>, PolicyError> {
+fn component_counts(
+    Ground { wishes, situation, devices }: &Ground<'_>,
+    guidance: Guidance,
+) -> Result<Vec<usize>, PolicyError> {
     let layers = situation.program.owned_layers().count();
     if let Some(Cut::Modules(lists)) = &wishes.cut {
         return match wishes.components {
@@ -128,7 +141,7 @@ fn component_counts(wishes: &Wishes, situation: &Situation<'_>, guidance: Guidan
         };
     }
     let lanes = if guidance == Guidance::Split { 2 } else { 1 };
-    let most = (situation.devices.len() / lanes).clamp(1, layers);
+    let most = (devices.len() / lanes).clamp(1, layers);
     Ok((1..=most).filter(|&count| count <= TRIED_COMPONENTS || count == most).collect())
 }
 
@@ -161,22 +174,18 @@ fn schedule(
     schedule.from_step(situation.first)
 }
 
-fn drafts_of(
-    wishes: &Wishes,
-    situation: &Situation<'_>,
-    schedule: Schedule,
-    components: usize,
-) -> Result<Vec<Draft>, PolicyError> {
+fn drafts_of(ground: &Ground<'_>, schedule: Schedule, components: usize) -> Result<Vec<Draft>, PolicyError> {
+    let Ground { wishes, situation, .. } = ground;
     let split = schedule.guidance == Guidance::Split;
     let layer_seconds = if split { situation.layer_seconds.half } else { situation.layer_seconds.whole };
-    let speeds = component_speeds(situation, &schedule, components);
+    let speeds = component_speeds(ground, &schedule, components);
     if let Some(Cut::Modules(lists)) = &wishes.cut {
         let partition = Partition::from_modules(situation.program, lists)?;
         let costs = partition.component_costs(layer_seconds);
         let period = costs.iter().zip(&speeds).map(|(cost, speed)| cost / speed).fold(0.0, f64::max);
-        return Ok(vec![Draft::new(situation, (&partition, None), schedule, period)?]);
+        return Ok(vec![Draft::new(ground, (&partition, None), schedule, period)?]);
     }
-    let links = component_links(situation, &schedule, components);
+    let links = component_links(ground, &schedule, components);
     let rows = if split { situation.rows / 2 } else { situation.rows };
     let prices = Prices { layer_seconds, speeds: &speeds, links: &links, rows };
     let shapes: &[CutShape] = match &wishes.cut {
@@ -190,7 +199,7 @@ fn drafts_of(
         found.extend(splits(situation.program, &prices, shape)?);
     }
     let draft =
-        |split: Split| Draft::new(situation, (&split.partition, Some(split.shape)), schedule, split.period_seconds);
+        |split: Split| Draft::new(ground, (&split.partition, Some(split.shape)), schedule, split.period_seconds);
     found.into_iter().map(draft).collect()
 }
 
@@ -207,13 +216,12 @@ fn devices_in_order(situation: &Situation<'_>) -> Vec<(Rank, f64)> {
 }
 
 /// The speed that each component can count on: its rank's, and for the last one shared by the runs of a stride that have no rank of their own.
-fn component_speeds(situation: &Situation<'_>, schedule: &Schedule, components: usize) -> Vec<f64> {
-    let (lanes, ranks) = (schedule.lanes().len(), situation.devices.len());
+fn component_speeds(Ground { devices, .. }: &Ground<'_>, schedule: &Schedule, components: usize) -> Vec<f64> {
+    let (lanes, ranks) = (schedule.lanes().len(), devices.len());
     let spare = ranks.saturating_sub(components * lanes) / lanes;
     let runs = if schedule.warm_up_steps() < schedule.steps.get() { schedule.stride.get() as usize } else { 1 };
     let sharing = runs.div_ceil(spare.min(runs - 1) + 1);
     let enough = ranks >= components * lanes;
-    let devices = devices_in_order(situation);
     let speed = |component: usize| if enough { devices[component].1 } else { 1.0 };
     let mut by_component: Vec<f64> = (0..components).map(speed).collect();
     if let Some(last) = by_component.last_mut() {
@@ -223,11 +231,14 @@ fn component_speeds(situation: &Situation<'_>, schedule: &Schedule, components: 
 }
 
 /// The slowest link that each component has with its neighbours; free where components share devices.
-fn component_links(situation: &Situation<'_>, schedule: &Schedule, components: usize) -> Vec<LinkCost> {
-    if situation.devices.len() < components * schedule.lanes().len() {
+fn component_links(
+    Ground { situation, devices, .. }: &Ground<'_>,
+    schedule: &Schedule,
+    components: usize,
+) -> Vec<LinkCost> {
+    if devices.len() < components * schedule.lanes().len() {
         return vec![LinkCost::FREE; components];
     }
-    let devices = devices_in_order(situation);
     let rank = |component: usize| Some(devices[component % components].0);
     let slower =
         |one: LinkCost, other: LinkCost| if other.bytes_per_second < one.bytes_per_second { other } else { one };

@@ -5,7 +5,7 @@ mod encoding;
 mod score;
 mod switch;
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -51,6 +51,8 @@ pub struct Wishes {
     pub round_start: Option<RoundStart>,
     /// How hidden states travel after the warm-up.
     pub encoding: Option<Encoding>,
+    /// Workers that it may use at most; the others are left for other jobs.
+    pub max_workers: Option<NonZeroU16>,
 }
 
 /// What matters most to the user.

@@ -1,6 +1,7 @@
 //! Partitions found by search, predictions and the policy's choices.
 
-use std::num::NonZeroU32;
+use std::collections::BTreeSet;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
 use crate::support::{Case, origin, schedule, u_program};
@@ -126,6 +127,19 @@ fn two_equal_workers_are_predicted_to_be_nearly_twice_as_fast() {
     let speed_up = choice.prediction.speed_up();
     assert!((1.7..2.0).contains(&speed_up), "{speed_up}");
     assert!(choice.prediction.busy.iter().all(|busy| *busy > 0.8), "{:?}", choice.prediction.busy);
+}
+
+#[test]
+fn no_more_workers_are_used_than_the_user_lets_it_take_and_these_are_the_fastest() {
+    let program = u_program(3);
+    let used = |most: u16| -> BTreeSet<Rank> {
+        let wishes = Wishes { max_workers: NonZeroU16::new(most), ..Wishes::default() };
+        let choice = plan_for(&program, &wishes, &[0.5, 1.0, 0.4, 1.0], 50).unwrap();
+        choice.placed.ranks.into_iter().collect()
+    };
+    assert_eq!(used(1), BTreeSet::from([Rank(1)]));
+    assert_eq!(used(2), BTreeSet::from([Rank(1), Rank(3)]));
+    assert!(used(9).len() > 2);
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl Preparation {
         };
         self.reporter.phase("loading components");
         let assignments = self.assignments(&choice.placed, &ranks).await?;
-        self.open_doors(&choice.placed, &ranks);
+        self.open_doors(&choice, &ranks);
         let assigning = assignments.into_iter().map(|(rank, assignment)| {
             self.ask_to_load(&ranks[rank.index()], WorkerRequest::Assign(Box::new(assignment)))
         });
@@ -213,11 +213,11 @@ impl Preparation {
         .await
     }
 
-    fn open_doors(&self, placed: &PlacedPlan, ranks: &[WorkerHandle]) {
-        for (rank, worker) in placed.ranks().zip(ranks) {
+    fn open_doors(&self, choice: &Choice, ranks: &[WorkerHandle]) {
+        for (rank, worker) in choice.placed.ranks().zip(ranks) {
             let (settings, denoiser) = (self.setup.settings, self.denoiser.clone());
             let (job, epoch) = (self.job(), self.placing.epoch);
-            worker.open_job(JobDoor { job, epoch, rank, placed, settings, denoiser });
+            worker.open_job(JobDoor { job, epoch, rank, choice, settings, denoiser });
         }
     }
 

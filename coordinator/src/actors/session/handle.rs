@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use asyncdiff_common::wire::{ComputeType, DenoiserSpec, Endpoint, Hello, LayerCost, WorkerReply, WorkerRequest};
-use asyncdiff_plan::{Epoch, JobId, LayerId, PlacedPlan, Rank};
+use asyncdiff_plan::{Choice, Epoch, JobId, LayerId, Rank};
 use asyncdiff_transport::link::LinkSender;
 use bytes::Bytes;
 use ractor::{ActorId, ActorRef};
@@ -15,9 +15,10 @@ use tokio::sync::{oneshot, watch};
 use super::admission::ExpectedOfJob;
 use super::known_links::{KnownLink, KnownLinks};
 use super::measurements::Measurements;
+use super::record::runs_of;
 use super::requests::{Answer, NewRequest, RequestFailed};
 use super::tensors::{Route, Routes};
-use super::{SessionAdmission, SessionMessage, TensorPromise, TensorSpec, WorkerRecord, WorkerState};
+use super::{SessionAdmission, SessionMessage, TensorPromise, TensorSpec, WorkerPart, WorkerRecord, WorkerState};
 use crate::actors::denoiser::DenoiserMessage;
 use crate::denoise::LoopSettings;
 use crate::failure::JobFailed;
@@ -52,7 +53,7 @@ pub(crate) struct JobDoor<'a> {
     pub(crate) job: JobId,
     pub(crate) epoch: Epoch,
     pub(crate) rank: Rank,
-    pub(crate) placed: &'a PlacedPlan,
+    pub(crate) choice: &'a Choice,
     pub(crate) settings: LoopSettings,
     pub(crate) denoiser: ActorRef<DenoiserMessage>,
 }
@@ -134,17 +135,19 @@ impl WorkerHandle {
     /// The worker as users see it.
     pub(crate) fn record(&self) -> WorkerRecord {
         let routes = self.0.routes.borrow().clone();
-        let serving = routes.iter().next();
+        let mut parts: Vec<WorkerPart> = routes.values().map(|route| WorkerPart::clone(&route.part)).collect();
+        parts.sort_by_key(|part| part.job);
         let Introduction { name, hello, endpoint } = &self.0.introduction;
         WorkerRecord {
             name: name.clone(),
-            state: match serving {
-                _ if self.is_leaving() => WorkerState::Leaving,
-                Some(_) => WorkerState::Working,
-                None => WorkerState::Ready,
+            state: if self.is_leaving() {
+                WorkerState::Leaving
+            } else if parts.iter().any(|part| !part.runs.is_empty()) {
+                WorkerState::Working
+            } else {
+                WorkerState::Ready
             },
-            job: serving.map(|(job, _)| *job),
-            rank: serving.map(|(_, route)| route.rank.0),
+            parts,
             version: hello.version.clone(),
             devices: hello.devices.clone(),
             address: format!("{}:{}", endpoint.host, endpoint.control_port),
@@ -200,10 +203,12 @@ impl WorkerHandle {
 
     /// Lets a job's noise predictions of an epoch in and sends them to its denoiser; those of older epochs are late from now on.
     pub(crate) fn open_job(&self, door: JobDoor<'_>) {
-        let JobDoor { job, epoch, rank, placed, settings, denoiser } = door;
-        self.0.admission.open_job(job, ExpectedOfJob::new(placed, rank, epoch, settings));
+        let JobDoor { job, epoch, rank, choice, settings, denoiser } = door;
+        self.0.admission.open_job(job, ExpectedOfJob::new(&choice.placed, rank, epoch, settings));
+        let (runs, plan) = (runs_of(&choice.placed, rank), choice.reason.clone());
+        let part = Arc::new(WorkerPart { job, rank: rank.0, runs, plan });
         self.change_routes(|routes| {
-            routes.insert(job, Route { rank, denoiser });
+            routes.insert(job, Route { rank, part, denoiser });
         });
     }
 

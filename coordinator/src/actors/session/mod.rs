@@ -21,5 +21,5 @@ pub(crate) use actor::{Ending, SessionArguments, SessionMessage, WorkerSession};
 pub(crate) use admission::SessionAdmission;
 pub(crate) use handle::{JobDoor, WorkerHandle};
 pub(crate) use known_links::KnownLink;
-pub use record::{TensorCounts, WorkerRecord, WorkerState};
+pub use record::{TensorCounts, WorkerPart, WorkerRecord, WorkerState};
 pub(crate) use requests::{TensorPromise, TensorSpec};

@@ -1,7 +1,7 @@
 //! A worker as users see it.
 
 use asyncdiff_common::wire::DeviceInfo;
-use asyncdiff_plan::JobId;
+use asyncdiff_plan::{JobId, Lane, PlacedPlan, Rank};
 use serde::{Deserialize, Serialize};
 
 /// What is known of a worker.
@@ -11,10 +11,8 @@ pub struct WorkerRecord {
     pub name: String,
     /// What it does.
     pub state: WorkerState,
-    /// The job that it serves.
-    pub job: Option<JobId>,
-    /// Its rank in that job.
-    pub rank: Option<u16>,
+    /// What it does for which job.
+    pub parts: Vec<WorkerPart>,
     /// Its version of this software.
     pub version: String,
     /// Its devices.
@@ -25,6 +23,35 @@ pub struct WorkerRecord {
     pub process_id: u32,
     /// Tensors that it sent to the coordinator in this session.
     pub tensors: TensorCounts,
+}
+
+/// A worker's part in a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerPart {
+    /// Which job.
+    pub job: JobId,
+    /// Its rank in that job.
+    pub rank: u16,
+    /// The components that it runs, in words; empty if it has a rank and nothing to run.
+    pub runs: String,
+    /// The job's plan and why it was chosen, in one line.
+    pub plan: String,
+}
+
+/// The components that a rank runs, in words: `component 2 of 3`, and for which part of the batch or steps if not for all.
+pub(super) fn runs_of(placed: &PlacedPlan, rank: Rank) -> String {
+    let components = placed.plan.partition.components();
+    let slots = placed.plan.slots.iter().zip(&placed.ranks).filter(|(_, placed)| **placed == rank);
+    let words = slots.map(|(slot, _)| {
+        let lane = match slot.lane {
+            Lane::Conditional => ", half with the prompt",
+            Lane::Unconditional => ", half without the prompt",
+            Lane::Whole => "",
+        };
+        let steps = if slot.copy > 0 { ", further steps of a round" } else { "" };
+        format!("component {} of {components}{lane}{steps}", slot.component.index() + 1)
+    });
+    words.collect::<Vec<_>>().join("; ")
 }
 
 /// What a worker does.

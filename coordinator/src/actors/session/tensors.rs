@@ -10,13 +10,15 @@ use ractor::ActorRef;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::SessionMessage;
+use super::{SessionMessage, WorkerPart};
 use crate::actors::denoiser::{ArrivedPrediction, DenoiserMessage};
 
 /// Who waits for a job's noise predictions.
 #[derive(Clone)]
 pub(crate) struct Route {
     pub(crate) rank: Rank,
+    /// For people.
+    pub(crate) part: Arc<WorkerPart>,
     pub(crate) denoiser: ActorRef<DenoiserMessage>,
 }
 
