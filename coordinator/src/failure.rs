@@ -45,6 +45,14 @@ pub enum JobFailed {
         /// How often it was started.
         starts: u32,
     },
+    /// It was not done in time.
+    #[error("the job was not done {within:.0?} after it was submitted: it was given up after {steps} steps")]
+    Overdue {
+        /// The limit.
+        within: Duration,
+        /// Steps taken.
+        steps: u32,
+    },
     /// The picture could not be encoded.
     #[error(transparent)]
     Picture(#[from] PictureError),
@@ -137,6 +145,7 @@ impl JobFailed {
             | Self::Cancelled { .. }
             | Self::NeverAgain { .. }
             | Self::NoWorkers { .. }
+            | Self::Overdue { .. }
             | Self::Picture(_)
             | Self::Policy(_)
             | Self::Store(_) => None,
@@ -160,6 +169,9 @@ impl JobFailed {
             }
             Self::NoWorkers { .. } => {
                 "start workers with the join line and submit the job again; deadlines.wait_for_workers says how long a job waits"
+            }
+            Self::Overdue { .. } => {
+                "see with `coordinator workers` and `coordinator jobs` what it waited for; --deadline and deadlines.job allow more time"
             }
             Self::Policy(_) | Self::Store(_) => "change the settings named above",
             Self::DeviceHangs { .. }
@@ -192,6 +204,7 @@ impl JobFailed {
             },
             Self::DeviceHangs { .. }
             | Self::NoWorkers { .. }
+            | Self::Overdue { .. }
             | Self::RequestOverdue { .. }
             | Self::Stalled { .. }
             | Self::StepOverdue { .. }

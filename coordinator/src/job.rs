@@ -39,6 +39,13 @@ pub struct JobSettings {
     pub dtype: Dtype,
     /// Record a trace.
     pub trace: bool,
+    /// Seconds after its submission at which it is given up if it is not done; absent, or more than the coordinator allows: what that
+    /// allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<u32>,
+    /// Seconds that it waits for workers if it has lost those that it had; absent: the coordinator's choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait_for_workers_seconds: Option<u32>,
 }
 
 /// What the denoiser's weights are held in and multiplied as; sums are f32.
@@ -69,6 +76,8 @@ impl Default for JobSettings {
             wishes: Wishes::default(),
             dtype: Dtype::Auto,
             trace: false,
+            deadline_seconds: None,
+            wait_for_workers_seconds: None,
         }
     }
 }

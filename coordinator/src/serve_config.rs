@@ -129,6 +129,7 @@ fn limits(settings: &Settings) -> Result<Limits, SettingsError> {
         step_within: settings.duration("deadlines.step")?,
         decode_within: settings.duration("deadlines.decode")?,
         release_within: settings.duration("deadlines.release")?,
+        job_within: settings.duration("deadlines.job")?,
         wait_for_workers: settings.duration("deadlines.wait_for_workers")?,
     })
 }

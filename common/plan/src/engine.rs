@@ -3,7 +3,7 @@
 //! ```text
 //!   NoisePredictionArrived ──►┌────────┐──► SendLatents { step, to }
 //!   StepTaken ───────────────►│ engine │──► TakeStep { step }        guidance and noise scheduler, done by the actor
-//!   WorkerLost, Cancelled ───►│        │──► Finish | Fail { failure }
+//!   WorkerLost ──────────────►│        │──► Finish | Fail { failure }
 //!   Tick ────────────────────►└────────┘
 //! ```
 //!
@@ -20,8 +20,6 @@ use crate::{Lane, PlacedPlan, Rank, StepIndex};
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The user asked to stop.
-    Cancelled,
     /// A rank delivered a noise prediction; the actor keeps the tensor.
     NoisePredictionArrived {
         /// The step that it serves.
@@ -81,12 +79,6 @@ pub enum Command {
 /// Why a denoising loop ended without final latents.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum JobFailure {
-    /// The user asked to stop.
-    #[error("cancelled at step {step}")]
-    Cancelled {
-        /// Steps taken so far.
-        step: StepIndex,
-    },
     /// A rank was lost.
     #[error("{rank} was lost at step {step}")]
     WorkerLost {
@@ -169,7 +161,6 @@ impl DenoiseEngine {
             return;
         }
         match event {
-            Event::Cancelled => self.fail(JobFailure::Cancelled { step: self.taken }),
             Event::NoisePredictionArrived { step, lane, from } => self.handle_prediction(step, lane, from, now),
             Event::Ready => self.handle_ready(now),
             Event::StepTaken { step } => self.handle_step_taken(step, now),

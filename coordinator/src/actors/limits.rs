@@ -36,6 +36,8 @@ pub struct Limits {
     pub decode_within: Duration,
     /// How long a worker may take to forget a job and report.
     pub release_within: Duration,
+    /// How long a job may take from its submission to its end.
+    pub job_within: Duration,
     /// How long a running job that has lost its workers waits for others.
     pub wait_for_workers: Duration,
 }
@@ -58,6 +60,7 @@ impl Default for Limits {
             step_within: Duration::from_secs(60),
             decode_within: Duration::from_secs(300),
             release_within: Duration::from_secs(5),
+            job_within: Duration::from_secs(24 * 3600),
             wait_for_workers: Duration::from_secs(600),
         }
     }

@@ -8,6 +8,7 @@ mod sharing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use asyncdiff_common::owned_task::OwnedTask;
 use asyncdiff_plan::{Epoch, JobId};
@@ -98,6 +99,11 @@ pub(crate) enum QueueMessage {
         job: JobId,
     },
     Outcome(JobId, RpcReplyPort<Option<Arc<JobOutcome>>>),
+    /// A job was not done in time.
+    Overdue {
+        job: JobId,
+        within: Duration,
+    },
     PhaseChanged {
         job: JobId,
         phase: &'static str,
@@ -261,6 +267,10 @@ impl QueueState {
             QueueMessage::Outcome(job, reply) => {
                 let _ = reply.send(self.jobs.get(&job).and_then(|entry| entry.outcome.clone()));
             }
+            QueueMessage::Overdue { job, within } => {
+                let overdue = |steps| JobFailed::Overdue { within, steps };
+                self.give_up(myself, job, DenoiserMessage::Overdue(within), overdue);
+            }
             QueueMessage::PhaseChanged { job, phase } => self.change(job, |record| phase.clone_into(&mut record.phase)),
             QueueMessage::Moved { job, to } => self.change(job, |record| record.moves.push(to)),
             QueueMessage::Recovered { job, recoveries } => {
@@ -304,12 +314,24 @@ impl QueueState {
     }
 
     fn cancel(&mut self, myself: &ActorRef<QueueMessage>, job: JobId) {
+        self.give_up(myself, job, DenoiserMessage::Cancel, |steps| JobFailed::Cancelled { steps });
+    }
+
+    /// Ends a job before its time: by a message to its denoiser, or at once if it waits.
+    fn give_up(
+        &mut self,
+        myself: &ActorRef<QueueMessage>,
+        job: JobId,
+        message: DenoiserMessage,
+        failed: impl FnOnce(u32) -> JobFailed,
+    ) {
         if let Some(Running { denoiser, .. }) = self.running.get(&job) {
             // A denoiser that has ended reports so by itself.
-            let _ = denoiser.send_message(DenoiserMessage::Cancel);
+            let _ = denoiser.send_message(message);
         } else if let Some(place) = self.waiting.iter().position(|waiting| *waiting == job) {
             self.waiting.remove(place);
-            self.handle_ended(myself, job, Err(JobFailed::Cancelled { steps: 0 }));
+            let steps = self.jobs.get(&job).map_or(0, |entry| entry.record.progress.0);
+            self.handle_ended(myself, job, Err(failed(steps)));
         }
     }
 

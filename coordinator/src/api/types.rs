@@ -55,6 +55,12 @@ pub struct GivenSettings {
     pub dtype: Dtype,
     /// Record a trace.
     pub trace: bool,
+    /// Seconds after its submission at which it is given up if it is not done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<u32>,
+    /// Seconds that it waits for workers if it has lost those that it had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait_for_workers_seconds: Option<u32>,
 }
 
 /// What a server does where the user does not say.
@@ -105,6 +111,8 @@ impl GivenSettings {
             wishes: self.wishes,
             dtype: self.dtype,
             trace: self.trace,
+            deadline_seconds: self.deadline_seconds,
+            wait_for_workers_seconds: self.wait_for_workers_seconds,
         })
     }
 }

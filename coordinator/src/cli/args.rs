@@ -180,6 +180,7 @@ impl JobArgs {
             },
             dtype: self.dtype.map_or(Dtype::Auto, Dtype::from),
             trace: false,
+            ..GivenSettings::default()
         }
     }
 }

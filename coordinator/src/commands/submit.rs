@@ -36,6 +36,14 @@ pub(crate) struct SubmitArgs {
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 
+    /// Give the job up if it is not done that long after it is submitted [default: deadlines.job of the coordinator, a day]
+    #[arg(long, value_name = "DURATION", value_parser = parse_seconds)]
+    deadline: Option<u32>,
+
+    /// How long the job waits for workers if it has lost those that it had [default: deadlines.wait_for_workers of the coordinator, 10 minutes]
+    #[arg(long, value_name = "DURATION", value_parser = parse_seconds)]
+    wait_for_workers: Option<u32>,
+
     /// How long to wait for a coordinator that goes away meanwhile: it keeps its jobs and goes on with them
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, default_value = "60s")]
     reconnect_for: Duration,
@@ -64,7 +72,8 @@ pub(crate) async fn run(args: SubmitArgs) -> Result<ExitCode, Failure> {
 /// Submits the job. If the answer is lost, asks again by the job's key, under which it is taken once.
 async fn submit(args: &SubmitArgs) -> Result<JobRecord, Failure> {
     let key = Some(args.key.clone().unwrap_or_else(|| format!("{:032x}", rand::random::<u128>())));
-    let new = NewJob { key, ..args.job.job(&args.prompt, args.output.trace.is_some()) };
+    let mut new = NewJob { key, ..args.job.job(&args.prompt, args.output.trace.is_some()) };
+    (new.settings.deadline_seconds, new.settings.wait_for_workers_seconds) = (args.deadline, args.wait_for_workers);
     match args.connect.client().await?.submit(&new).await {
         // It was there, and may be again; one that is not there at all is not waited for.
         Err(ClientError::Broken { .. } | ClientError::TimedOut { .. }) => {
@@ -103,6 +112,12 @@ async fn interrupted(connect: &ConnectArgs, job: &JobRecord) -> Failure {
         Ok(_) => Failure::interrupted(format!("interrupted; {} was cancelled", job.id)),
         Err(error) => Failure::interrupted(format!("interrupted; {} could not be cancelled: {error}", job.id)),
     }
+}
+
+fn parse_seconds(text: &str) -> Result<u32, String> {
+    let seconds = parse_duration(text).and_then(|duration| u32::try_from(duration.as_secs()).ok());
+    let seconds = seconds.filter(|&seconds| seconds > 0);
+    seconds.ok_or_else(|| "a duration of a second or more is needed, such as 60s or 10m".to_owned())
 }
 
 pub(super) fn parse_wait(text: &str) -> Result<Duration, String> {

@@ -115,6 +115,14 @@ async fn a_job_that_nobody_joins_for_ends_after_the_time_that_was_set() {
     assert!(error.message.contains("no worker joined within 20"), "{error:?}");
     assert!(error.hint.contains("wait_for_workers"), "{error:?}");
     assert!(since.elapsed() < Duration::from_secs(25), "{:?}", since.elapsed());
+    let worker = SimulatedWorker::start(&cluster.hub, "a", SLOW).unwrap();
+    let mut less_patient = plain_job(10);
+    less_patient.settings.wait_for_workers_seconds = Some(3);
+    let handle = cluster.submit(less_patient).await;
+    cluster.wait_for_steps(&handle, 2).await;
+    drop(worker);
+    let error = ended(handle).await.error.unwrap();
+    assert!(error.message.contains("no worker joined within 3"), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]

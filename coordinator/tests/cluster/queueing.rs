@@ -50,6 +50,28 @@ async fn a_job_waits_for_a_worker_and_says_so() {
     assert_eq!(ended(handle).await.state, JobState::Done);
 }
 
+#[tokio::test(start_paused = true)]
+async fn jobs_that_are_not_done_in_time_are_given_up_wherever_they_are() {
+    let limits = Limits { job_within: Duration::from_secs(100), ..Limits::default() };
+    let cluster = TestCluster::with_store(tiny_store(), &["a"], SLOW, limits).await;
+    let within = |seconds| {
+        let mut spec = plain_job(900);
+        spec.settings.deadline_seconds = Some(seconds);
+        spec
+    };
+    let began = tokio::time::Instant::now();
+    // The coordinator allows no more than 100 s.
+    let (running, waiting) = (cluster.submit(within(3600)).await, cluster.submit(within(5)).await);
+    let waiting = ended(waiting).await;
+    assert_eq!((waiting.state, began.elapsed().as_secs()), (JobState::Failed, 5));
+    let error = waiting.error.unwrap();
+    assert!(error.message.contains("not done 5s after") && error.hint.contains("--deadline"), "{error:?}");
+    let running = ended(running).await;
+    assert_eq!((running.state, began.elapsed().as_secs()), (JobState::Failed, 100));
+    assert!(running.error.unwrap().message.contains(&format!("after {} steps", running.progress.0)));
+    assert_eq!(cluster.run(plain_job(2)).await.state, JobState::Done, "its worker is free");
+}
+
 #[tokio::test]
 async fn a_full_queue_refuses_and_says_what_to_do() {
     let limits = Limits { queue_length: 2, ..Limits::default() };

@@ -1,6 +1,7 @@
 //! The actor: what it is started with, what it hears, and to whom each message goes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use asyncdiff_common::wire::WorkerFailure;
 use asyncdiff_plan::{Epoch, Event, Lane, Rank, StepIndex};
@@ -66,6 +67,8 @@ pub(crate) enum DenoiserMessage {
     /// Devices were looked at.
     Hanging(Hanging),
     Moved(Moved),
+    /// The job was not done in time.
+    Overdue(Duration),
     Prediction(ArrivedPrediction),
     Prepared(PrepareResult),
     /// What was saved of the progress is on disk, or could not be written.
@@ -160,12 +163,19 @@ impl Actor for Denoiser {
                 state.look_for_hanging(&myself);
             }
             DenoiserMessage::Begin => state.begin(&myself),
-            DenoiserMessage::Cancel => state.cancel(&myself),
+            DenoiserMessage::Cancel => {
+                let steps = state.steps_taken();
+                state.end(&myself, Err(JobFailed::Cancelled { steps }));
+            }
             DenoiserMessage::DecoderPrepared(prepared) => state.handle_decoder(&myself, prepared),
             DenoiserMessage::Finished(FinishResult(result)) => state.end(&myself, result),
             DenoiserMessage::Moved(moved) => {
                 state.handle_moved(&myself, moved);
                 state.consider_moving(&myself);
+            }
+            DenoiserMessage::Overdue(within) => {
+                let steps = state.steps_taken();
+                state.end(&myself, Err(JobFailed::Overdue { within, steps }));
             }
             DenoiserMessage::Prepared(prepared) => state.handle_prepared(&myself, prepared),
             DenoiserMessage::ProgressKept => state.saving.handle_kept(Instant::now()),

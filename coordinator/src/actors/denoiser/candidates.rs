@@ -143,7 +143,7 @@ impl DenoiserState {
             excluded: self.recoveries.excluded().clone(),
             aside: self.recoveries.aside().clone(),
             not_enough: NotEnough::default(),
-            patience: self.limits.wait_for_workers,
+            patience: self.patience,
         }
     }
 

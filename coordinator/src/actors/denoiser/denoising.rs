@@ -176,7 +176,6 @@ impl Denoising {
     fn job_failed(&self, failure: JobFailure) -> JobFailed {
         let name = |rank: Rank| self.ranks.get(rank.index()).map_or_else(|| rank.to_string(), |w| w.name().to_owned());
         match failure {
-            JobFailure::Cancelled { step } => JobFailed::Cancelled { steps: step.0 },
             JobFailure::StepOverdue { step, waited, waiting_for } => {
                 JobFailed::StepOverdue { worker: name(waiting_for), step, waited }
             }

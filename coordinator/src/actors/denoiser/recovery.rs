@@ -177,6 +177,7 @@ fn cure(fault: &JobFailed) -> Cure {
         | JobFailed::Cancelled { .. }
         | JobFailed::NeverAgain { .. }
         | JobFailed::NoWorkers { .. }
+        | JobFailed::Overdue { .. }
         | JobFailed::Picture(_)
         | JobFailed::Policy(_)
         | JobFailed::Store(_) => Cure::None,

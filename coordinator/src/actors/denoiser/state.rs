@@ -70,6 +70,8 @@ pub(crate) struct DenoiserState {
     /// Sessions that are known to have ended.
     pub(super) lost: HashSet<ActorId>,
     pub(super) not_enough: NotEnough,
+    /// How long it waits for somebody.
+    pub(super) patience: Duration,
     /// Waits for a suspicion to be confirmed.
     pub(super) suspicion: Option<OwnedTask>,
     /// Looks whether devices hang.
@@ -109,8 +111,11 @@ impl DenoiserState {
         let DenoiserArguments { checked, reporter, offer, store, limits, life } = arguments;
         let span = tracing::info_span!("denoiser", job = %reporter.job);
         let started = Instant::now();
+        let wait_for_workers =
+            checked.spec.settings.wait_for_workers_seconds.map(|seconds| Duration::from_secs(seconds.into()));
         Self {
             setup: checked.setup.clone(),
+            patience: wait_for_workers.unwrap_or(limits.wait_for_workers),
             request: checked.spec.request(),
             product: checked.spec.product,
             saving: Saving::new(life.writer.clone(), reporter.job, limits.saving_percent),
@@ -327,17 +332,13 @@ impl DenoiserState {
         self.phase = Phase::Finishing { _task: OwnedTask::spawn_reporting(finishing.run(), report) };
     }
 
-    pub(super) fn cancel(&mut self, myself: &ActorRef<DenoiserMessage>) {
-        let steps = match &self.phase {
-            Phase::Denoising { .. } => {
-                return self.denoise(myself, |denoising| denoising.handle_event(Event::Cancelled));
-            }
+    pub(super) fn steps_taken(&self) -> u32 {
+        match &self.phase {
+            Phase::Denoising { denoising, .. } => denoising.steps_taken(),
             Phase::Preparing { start, .. } => start.step().0,
             Phase::New(_) => 0,
-            Phase::AwaitingDecoder { .. } | Phase::Finishing { .. } => self.setup.evaluations.get(),
-            Phase::Ended => return,
-        };
-        self.end(myself, Err(JobFailed::Cancelled { steps }));
+            Phase::AwaitingDecoder { .. } | Phase::Finishing { .. } | Phase::Ended => self.setup.evaluations.get(),
+        }
     }
 
     /// Ends the job: nothing of it is let in any more, workers forget it, the queue learns how it went.

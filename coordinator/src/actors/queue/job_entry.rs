@@ -1,7 +1,9 @@
 //! One job as the queue keeps it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use asyncdiff_common::owned_task::OwnedTask;
 use asyncdiff_plan::JobId;
 use ractor::RpcReplyPort;
 use tokio::sync::broadcast;
@@ -36,6 +38,8 @@ pub(super) struct JobEntry {
     /// Whether it is kept where the queue keeps jobs: a job of tensors is made by a program that waits for it, and ends
     /// with that program.
     pub(super) is_kept: bool,
+    /// Tells the queue when it is given up.
+    pub(super) deadline: Option<OwnedTask>,
     events: broadcast::Sender<JobEvent>,
 }
 
@@ -76,6 +80,7 @@ impl JobEntry {
             awaiting_end: Vec::new(),
             outcome: None,
             is_kept: true,
+            deadline: None,
             events,
         }
     }
@@ -98,6 +103,14 @@ impl JobEntry {
         }
     }
 
+    /// How long it may take from its submission on, and how much of that is left: of a job of before the rest.
+    pub(super) fn deadline(&self, most: Duration) -> (Duration, Duration) {
+        let wanted = self.record.request.settings.deadline_seconds;
+        let within = wanted.map_or(most, |seconds| most.min(Duration::from_secs(seconds.into())));
+        let passed = Duration::from_secs(now().saturating_sub(self.record.times.submitted));
+        (within, within.saturating_sub(passed))
+    }
+
     /// Notes that it begins.
     pub(super) fn start(&mut self) {
         self.record.state = JobState::Running;
@@ -106,7 +119,7 @@ impl JobEntry {
 
     /// Notes how the job ended, which nobody is told yet.
     pub(super) fn end(&mut self, end: JobEnd) {
-        self.checked = None;
+        (self.checked, self.deadline) = (None, None);
         let mut record = self.record.clone();
         record.times.ended = Some(now());
         match end {

@@ -8,6 +8,7 @@
 //!
 //! Without a database both happen at once.
 
+use asyncdiff_common::owned_task::OwnedTask;
 use asyncdiff_plan::{Epoch, JobId};
 use ractor::{ActorRef, RpcReplyPort};
 
@@ -100,7 +101,7 @@ impl QueueState {
                     entry.record.progress.0 = progress.as_ref().map_or(0, |progress| progress.steps);
                     entry.saved = progress;
                     entry.starts = starts;
-                    self.jobs.insert(job, entry);
+                    self.insert_with_deadline(myself, entry);
                     self.waiting.push_back(job);
                     let phase = self.waiting_phase();
                     self.change(job, |record| phase.clone_into(&mut record.phase));
@@ -133,10 +134,22 @@ impl QueueState {
         let mut entry = JobEntry::new(job, checked);
         self.waiting_phase().clone_into(&mut entry.record.phase);
         entry.key = key;
-        self.jobs.insert(job, entry);
+        self.insert_with_deadline(myself, entry);
         self.waiting.push_back(job);
         self.is_stirred = true;
         self.answer_submission(myself, job, reply);
+    }
+
+    /// Takes a job in that is given up if it is not done in time.
+    fn insert_with_deadline(&mut self, myself: &ActorRef<QueueMessage>, mut entry: JobEntry) {
+        let (job, (within, left)) = (entry.record.id, entry.deadline(self.limits.job_within));
+        let myself = myself.clone();
+        entry.deadline = Some(OwnedTask::spawn(async move {
+            tokio::time::sleep(left).await;
+            // A queue that has ended has no jobs.
+            let _ = myself.send_message(QueueMessage::Overdue { job, within });
+        }));
+        self.jobs.insert(job, entry);
     }
 
     /// Answers when the job is on disk. One that is there already is written once more: so the answer is right even if the
