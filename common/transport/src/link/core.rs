@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
@@ -19,6 +20,8 @@ pub(crate) struct Core {
     carrier: LinkKind,
     /// Shared memory that carries tensors, once both ends have it.
     lane: OnceLock<Lane>,
+    /// Whether the end of the lane has said that the peer's process has ended.
+    has_process_ended: AtomicBool,
     close: watch::Sender<Option<CloseReason>>,
 }
 
@@ -26,15 +29,17 @@ impl Core {
     pub(crate) fn new(peer: PeerName, remote_address: Option<SocketAddr>) -> Self {
         // Only links within one process have no address.
         let carrier = if remote_address.is_some() { LinkKind::Quic } else { LinkKind::InProcess };
+        let (lane, has_process_ended) = (OnceLock::new(), AtomicBool::new(false));
         let (counters, close) = (Counters::default(), watch::Sender::new(None));
-        Self { peer, remote_address, counters, carrier, lane: OnceLock::new(), close }
+        Self { peer, remote_address, counters, carrier, lane, has_process_ended, close }
     }
 
     /// The outer end of a link that is carried by another link.
     pub(crate) fn around(inner: &Self) -> Self {
         let (peer, counters) = (inner.peer.clone(), Counters::around(&inner.counters));
         let (remote_address, carrier) = (inner.remote_address, inner.kind());
-        Self { peer, remote_address, counters, carrier, lane: OnceLock::new(), close: watch::Sender::new(None) }
+        let (lane, has_process_ended) = (OnceLock::new(), AtomicBool::new(false));
+        Self { peer, remote_address, counters, carrier, lane, has_process_ended, close: watch::Sender::new(None) }
     }
 
     /// What carries this end's tensors.
@@ -51,6 +56,15 @@ impl Core {
         if self.lane.set(lane).is_err() {
             tracing::error!(peer = %self.peer, "a link got a second lane");
         }
+    }
+
+    /// Notes that the peer's process has ended, before the link is closed for it.
+    pub(crate) fn note_process_end(&self) {
+        self.has_process_ended.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_process_ended(&self) -> bool {
+        self.has_process_ended.load(Ordering::Acquire)
     }
 
     /// Closes this end. Only the first reason is kept: what follows are its consequences.

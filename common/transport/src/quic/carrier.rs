@@ -26,6 +26,10 @@ use crate::shm::{self, Channel, LaneReader, LaneWriter, OFFER_BYTES, Offer, open
 /// trip.
 const FAREWELL_DEADLINE: Duration = DRAIN_DEADLINE.saturating_mul(2);
 
+/// Silence on both connections after which nothing more is awaited of a process that has ended: all that it sent lies in this host's own
+/// buffers, and is read within a millisecond by a thread that runs. More makes every killed worker of a host be noticed later.
+const LAST_WORDS: Duration = Duration::from_millis(24);
+
 /// What a link is made of.
 pub(super) struct Connections {
     pub(super) peer: PeerName,
@@ -184,11 +188,7 @@ async fn carry(
             close_both(&control, &data, &farewell);
         }
         None => {
-            // The peer closes one connection after the other. What it sent before is read to its end on both.
-            let both = async { tokio::join!(control.closed(), data.closed()) };
-            if tokio::time::timeout(DRAIN_DEADLINE, both).await.is_err() {
-                tracing::debug!(peer = %core.peer, "one connection of a lost link was still open");
-            }
+            hear_out(&core, &control, &data).await;
             close_both(&control, &data, &Farewell::Done);
             let read_to_the_end = async { while readers.join_next().await.is_some() {} };
             tokio::select! {
@@ -197,6 +197,25 @@ async fn carry(
                 Ok(_) = stopping.wait_for(|&stopping| stopping) => {}
             }
         }
+    }
+}
+
+/// Waits until nothing more comes of what a peer had sent before the link closed.
+async fn hear_out(core: &Core, control: &Connection, data: &Connection) {
+    // The peer closes one connection after the other. What it sent before is read to its end on both.
+    let both = async { tokio::join!(control.closed(), data.closed()) };
+    // A process that was killed closes neither.
+    let last_words = async {
+        if !core.has_process_ended() {
+            std::future::pending::<()>().await;
+        }
+        tokio::join!(silence::wait(control, LAST_WORDS), silence::wait(data, LAST_WORDS));
+    };
+    let heard = async {
+        tokio::select! { _ = both => {}, () = last_words => {} }
+    };
+    if tokio::time::timeout(DRAIN_DEADLINE, heard).await.is_err() {
+        tracing::debug!(peer = %core.peer, "one connection of a lost link was still open");
     }
 }
 

@@ -172,6 +172,7 @@ impl LaneReader {
             };
             let handled = match received {
                 Received::Ended => {
+                    incoming.core.note_process_end();
                     let detail = "its process has ended: the socket of the shared memory is closed".to_owned();
                     return Some(CloseReason::PeerLost { detail });
                 }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::hidden_state;
 use crate::conformance::{tensor, until, within};
 use crate::link::{CloseReason, Link, LinkKind, TensorFrame};
@@ -32,6 +34,20 @@ async fn a_killed_peer_is_lost_at_once() {
     assert!(matches!(&reason, CloseReason::PeerLost { detail } if detail.contains("process has ended")), "{reason}");
     // QUIC alone would take its idle timeout of two seconds; a millisecond is usual, the rest is for a busy machine.
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn nothing_more_is_awaited_of_a_killed_peer_and_what_it_had_said_is_read() {
+    let Joined { mut first, second, nodes: (_a, b) } = join(&Cluster::of_one_host()).await;
+    second.sender.send_control(Bytes::from_static(b"last words")).await.unwrap();
+    until(|| first.sender.counters().control_frames_received == 1).await;
+    let start = Instant::now();
+    b.kill().await;
+    assert_eq!(within(first.control.control()).await, Some(Bytes::from_static(b"last words")));
+    assert_eq!(within(first.control.control()).await, None);
+    assert_eq!(within(first.tensors.tensor()).await, None);
+    // A farewell, which never comes, would be awaited for a second; some hundredths of one are usual, the rest is for a busy machine.
+    assert!(start.elapsed() < Duration::from_millis(700), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
