@@ -17,7 +17,7 @@ pub struct PlacedPlan {
     pub plan: Plan,
     /// By slot.
     pub ranks: Vec<Rank>,
-    /// Number of ranks that the job uses.
+    /// One more than the highest rank of a slot. Ranks in between may have none: see [`Self::has_runs`].
     pub world_size: u16,
     /// What travels between ranks, by value and step.
     pub transfers: Vec<Transfer>,
@@ -192,6 +192,12 @@ impl PlacedPlan {
     /// The ranks in order.
     pub fn ranks(&self) -> impl Iterator<Item = Rank> + use<> {
         (0..self.world_size).map(Rank)
+    }
+
+    /// Whether a rank has something to do. The plan of others needs no rank that has not: not to load anything, not to stay.
+    #[must_use]
+    pub fn has_runs(&self, rank: Rank) -> bool {
+        self.plan.runs.iter().any(|run| self.rank_of(run) == rank)
     }
 
     /// By step: the ranks that read its latents.

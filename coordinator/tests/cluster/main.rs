@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bits;
+mod bystanders;
 mod chaos;
 mod encodings;
 mod exactness;

@@ -101,7 +101,7 @@ impl DenoiserState {
         let ranks = denoising.ranks();
         let is_idle = |worker: &&WorkerHandle| {
             let session = worker.session_id();
-            let is_busy = ranks.iter().any(|rank| rank.session_id() == session);
+            let is_busy = denoising.serving().any(|rank| rank.session_id() == session);
             worker.is_connected() && !is_busy && !self.recoveries.is_excluded(session)
         };
         let can = |worker: &&WorkerHandle| !self.not_decoders.contains(&worker.session_id());

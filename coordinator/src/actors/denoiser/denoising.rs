@@ -11,6 +11,7 @@ use ractor::ActorId;
 use tokio::time::Instant;
 
 use super::actor::ArrivedPrediction;
+use super::prepare::serving;
 use super::recorder::{Recorded, Recorder};
 use crate::actors::session::WorkerHandle;
 use crate::denoise::{self, DenoiseLoop, Denoised, Effect};
@@ -68,6 +69,11 @@ impl Denoising {
     /// By rank.
     pub(super) fn ranks(&self) -> &[WorkerHandle] {
         &self.ranks
+    }
+
+    /// Those of the ranks that have something to do.
+    pub(super) fn serving(&self) -> impl Iterator<Item = &WorkerHandle> {
+        serving(self.engine().placed(), &self.ranks).map(|(_, worker)| worker)
     }
 
     /// When the newest noise prediction arrived, or the plan began.

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use asyncdiff_common::owned_task::OwnedTask;
 use asyncdiff_common::wire::WorkerFailure;
-use asyncdiff_plan::Epoch;
+use asyncdiff_plan::{Epoch, PlacedPlan};
 use ractor::ActorRef;
 use tokio::time::Instant;
 
 use super::actor::{DenoiserMessage, SuspicionExpired};
 use super::candidates::Offer;
+use super::prepare::serving;
 use super::recovery::{Cure, Stage};
 use super::start::Start;
 use super::state::{DenoiserState, Phase};
@@ -133,10 +134,11 @@ impl DenoiserState {
     }
 
     /// Whoever had a part in an older placement and has none now is to forget it; but not the decoder.
-    pub(super) fn release_others(&self, ranks: &[WorkerHandle]) {
+    pub(super) fn release_others(&self, placed: &PlacedPlan, ranks: &[WorkerHandle]) {
         let keep = |worker: &WorkerHandle| {
             let session = worker.session_id();
-            ranks.iter().any(|rank| rank.session_id() == session) || self.decoder.worker() == Some(session)
+            serving(placed, ranks).any(|(_, rank)| rank.session_id() == session)
+                || self.decoder.worker() == Some(session)
         };
         for worker in self.met.iter().filter(|worker| !self.is_first_placement() && !keep(worker)) {
             worker.release(self.reporter.job, self.limits.release_within);

@@ -30,7 +30,8 @@ impl DenoiserState {
         if heard.elapsed() < limit || has_reason || self.look.is_some() {
             return;
         }
-        let (ranks, epoch, denoiser) = (denoising.ranks().to_vec(), self.epoch, myself.clone());
+        let ranks: Vec<WorkerHandle> = denoising.serving().cloned().collect();
+        let (epoch, denoiser) = (self.epoch, myself.clone());
         let body = WorkerRequest::Measure { denoiser: self.setup.denoiser.clone(), rows: 1, layers: Vec::new() };
         self.look = Some(OwnedTask::spawn(async move {
             let answers = ranks.iter().map(|rank| rank.request("a look at its device", body.clone(), limit));

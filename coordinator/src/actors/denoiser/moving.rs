@@ -11,6 +11,7 @@ use ractor::{ActorId, ActorRef};
 
 use super::actor::{DenoiserMessage, Moved};
 use super::denoising::Denoising;
+use super::prepare::serving;
 use super::start::Start;
 use super::state::{DenoiserState, Phase, reporting};
 use crate::actors::session::WorkerHandle;
@@ -140,7 +141,8 @@ impl DenoiserState {
         let Some(ready) = moving.ready.take() else { return };
         let staying = Staying { steps, seconds: step_seconds * f64::from(steps) };
         let is_needed = moving.reason != Reason::Joined;
-        let are_there = ready.ranks.iter().all(|rank| rank.is_connected() && !(is_needed && rank.is_leaving()));
+        let are_there = serving(&ready.choice.placed, &ready.ranks)
+            .all(|(_, rank)| rank.is_connected() && !(is_needed && rank.is_leaving()));
         if steps == 0 || !(is_needed || staying.is_worse_than(&ready.choice)) {
             self.moving = None;
             self.settle(None);
@@ -175,9 +177,9 @@ impl DenoiserState {
     }
 }
 
-/// Names of the ranks that are about to leave.
+/// Names of the ranks that have something to do and are about to leave.
 fn leaving(denoising: &Denoising) -> Vec<String> {
-    let leaving = denoising.ranks().iter().filter(|rank| rank.is_leaving());
+    let leaving = denoising.serving().filter(|rank| rank.is_leaving());
     leaving.map(|rank| format!("worker {}", rank.name())).collect()
 }
 

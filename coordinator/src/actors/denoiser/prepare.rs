@@ -102,8 +102,7 @@ impl Preparation {
             self.ask_to_load(&ranks[rank.index()], WorkerRequest::Assign(Box::new(assignment)))
         });
         try_join_all(assigning).await?;
-        let readers = choice.placed.ranks().filter(|&rank| has_runs(&choice.placed, rank));
-        let sending = readers.map(|rank| self.send_conditions(&ranks[rank.index()], &conditions));
+        let sending = serving(&choice.placed, &ranks).map(|(_, worker)| self.send_conditions(worker, &conditions));
         try_join_all(sending).await?;
         Ok(Prepared { choice, ranks, setup: self.setup, conditions, considered })
     }
@@ -186,7 +185,7 @@ impl Preparation {
         let (store, placed) = (Arc::clone(&self.store), placed.clone());
         let trace = if self.settings.trace { Tracing::On } else { Tracing::Off };
         blocking(move || {
-            let busy = placed.ranks().filter(|&rank| has_runs(&placed, rank));
+            let busy = placed.ranks().filter(|&rank| placed.has_runs(rank));
             busy.map(|rank| {
                 let plan = placed.part(rank);
                 let layers: Vec<LayerId> = plan.components.iter().flat_map(|(_, layers)| layers).copied().collect();
@@ -214,7 +213,7 @@ impl Preparation {
     }
 
     fn open_doors(&self, choice: &Choice, ranks: &[WorkerHandle]) {
-        for (rank, worker) in choice.placed.ranks().zip(ranks) {
+        for (rank, worker) in serving(&choice.placed, ranks) {
             let (settings, denoiser) = (self.setup.settings, self.denoiser.clone());
             let (job, epoch) = (self.job(), self.placing.epoch);
             worker.open_job(JobDoor { job, epoch, rank, choice, settings, denoiser });
@@ -283,8 +282,12 @@ pub(super) fn ranks_of(choice: &Choice, workers: Vec<WorkerHandle>) -> Vec<Worke
     workers.into_iter().take(usize::from(choice.placed.world_size)).collect()
 }
 
-fn has_runs(placed: &PlacedPlan, rank: Rank) -> bool {
-    placed.plan.runs.iter().any(|run| placed.rank_of(run) == rank)
+/// Those of a placement's ranks that have something to do. Whether the others stay makes no difference to it.
+pub(super) fn serving<'a>(
+    placed: &'a PlacedPlan,
+    ranks: &'a [WorkerHandle],
+) -> impl Iterator<Item = (Rank, &'a WorkerHandle)> {
+    placed.ranks().zip(ranks).filter(|&(rank, _)| placed.has_runs(rank))
 }
 
 /// Does what reads files or computes for long on a thread that may wait.

@@ -227,7 +227,7 @@ impl DenoiserState {
         self.planned_with.extend(considered);
         (self.setup, self.conditions) = (setup, JobConditions::Ready(conditions));
         self.not_enough = NotEnough::default();
-        self.release_others(&ranks);
+        self.release_others(&choice.placed, &ranks);
         self.reporter.phase("denoising");
         let evaluations = self.setup.evaluations.get();
         let steps = choice.placed.plan.schedule.remaining_steps().max(1);
