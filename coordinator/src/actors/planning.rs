@@ -12,9 +12,6 @@ use super::session::WorkerHandle;
 use crate::failure::JobFailed;
 use crate::model_store::DenoiseSetup;
 
-/// What guidance, the noise scheduler and two hops to the coordinator's actor take.
-const TURNAROUND_SECONDS: f64 = 0.000_3;
-
 /// Devices whose measured times differ by less count as equally fast: two measurements of one device differ by as much.
 const EQUALLY_FAST: f64 = 1.1;
 
@@ -66,6 +63,8 @@ async fn plan_once(
 ) -> Result<Planned, JobFailed> {
     let (links, warnings) = job_links(workers, wishes).await?;
     let memory: Vec<u64> = workers.iter().map(WorkerHandle::memory_bytes).collect();
+    let turnarounds: f64 = workers.iter().map(WorkerHandle::turnaround_seconds).sum();
+    let turnaround_seconds = turnarounds / workers.len().max(1) as f64;
     let (setup, wishes, priced) = (setup.clone(), wishes.clone(), links.clone());
     let (measured, now) = (measured.to_vec(), tokio::time::Instant::now().into_std());
     let choosing = tokio::task::spawn_blocking(move || {
@@ -81,7 +80,7 @@ async fn plan_once(
             layer_memory: &layer_memory,
             devices: &devices.collect::<Vec<_>>(),
             links: &priced,
-            turnaround_seconds: TURNAROUND_SECONDS,
+            turnaround_seconds,
             now,
         };
         choose(&wishes, &situation)

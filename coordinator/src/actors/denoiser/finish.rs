@@ -1,7 +1,7 @@
 //! Everything after the last step: pixels, a picture, the workers' reports.
 
 use asyncdiff_common::wire::{DType, RankReport, TensorHeader, TensorName, TraceEvent, WorkerReply, WorkerRequest};
-use asyncdiff_plan::{Choice, Epoch, Rank, StepIndex};
+use asyncdiff_plan::{Choice, Epoch, Prediction, Rank, StepIndex};
 use asyncdiff_transport::link::TensorFrame;
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -22,6 +22,9 @@ use crate::job::{JobRecord, JobRequest, JobState, JobTimes, Recovery};
 use crate::job_spec::{JobOutcome, JobTrace, TraceTrack};
 use crate::model_store::DenoiseSetup;
 use crate::picture::encode_png;
+
+/// Devices that are this nearly as busy as the busiest one wait for the coordinator alone.
+const NEARLY: f64 = 0.95;
 
 /// Workers that may fail to decode before the job does: the latents are final, so that what one cannot do another one might.
 const DECODERS: u32 = 4;
@@ -65,6 +68,7 @@ impl Finishing {
         let total_seconds = self.started.elapsed().as_secs_f64();
         let mut reports = join_all(self.ranks.iter().map(|worker| self.release(worker))).await;
         self.note_paces(&reports);
+        self.note_turnarounds(&reports);
         let trace = self.request.settings.trace.then(|| self.trace(&mut reports));
         let workers = self.ranks.iter().map(|worker| worker.name().to_owned()).collect();
         let summary = summarize(&self.choice, workers, &reports, &self.recorded, total_seconds);
@@ -202,6 +206,25 @@ impl Finishing {
         let rows = if computes_whole_batches(&self.choice) { rows } else { rows / 2 };
         for (worker, report) in self.ranks.iter().zip(reports) {
             worker.note_pace(&self.setup.denoiser, rows, &report.layer_seconds);
+        }
+    }
+
+    /// How long devices waited at each step is what further plans count with: those that were to wait the least, for others wait for each
+    /// other.
+    fn note_turnarounds(&self, reports: &[RankReport]) {
+        let Prediction { seconds, busy, .. } = &self.choice.prediction;
+        let schedule = &self.choice.placed.plan.schedule;
+        if schedule.first > StepIndex(0) {
+            // Part of the prediction is what had passed when it was planned anew.
+            return;
+        }
+        let (steps, found_seconds) = (f64::from(schedule.steps.get()), self.recorded.plan_seconds);
+        let busiest = busy.iter().copied().fold(0.0, f64::max);
+        for ((worker, report), predicted) in self.ranks.iter().zip(reports).zip(busy) {
+            if *predicted >= NEARLY * busiest && report.busy_seconds > 0.0 {
+                let longer = (found_seconds - report.busy_seconds) - seconds * (1.0 - predicted);
+                worker.note_turnaround(longer / steps);
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use super::measurements::Measurements;
 use super::record::runs_of;
 use super::requests::{Answer, NewRequest, RequestFailed};
 use super::tensors::{Route, Routes};
+use super::turnaround::Turnaround;
 use super::{SessionAdmission, SessionMessage, TensorPromise, TensorSpec, WorkerPart, WorkerRecord, WorkerState};
 use crate::actors::denoiser::DenoiserMessage;
 use crate::denoise::LoopSettings;
@@ -34,6 +35,7 @@ struct Inner {
     admission: Arc<SessionAdmission>,
     routes: watch::Sender<Routes>,
     measurements: Measurements,
+    turnaround: Turnaround,
     links: KnownLinks,
     /// No job is to use it any more.
     leaving: AtomicBool,
@@ -66,9 +68,19 @@ impl WorkerHandle {
         admission: Arc<SessionAdmission>,
         routes: watch::Sender<Routes>,
     ) -> Self {
-        let (measurements, links) = (Measurements::default(), KnownLinks::default());
+        let (measurements, turnaround, links) = (Measurements::default(), Turnaround::default(), KnownLinks::default());
         let leaving = AtomicBool::new(false);
-        Self(Arc::new(Inner { introduction, session, link, admission, routes, measurements, links, leaving }))
+        Self(Arc::new(Inner {
+            introduction,
+            session,
+            link,
+            admission,
+            routes,
+            measurements,
+            turnaround,
+            links,
+            leaving,
+        }))
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -250,6 +262,16 @@ impl WorkerHandle {
         if let Some(factor) = self.0.measurements.correct(denoiser, rows, taken) {
             tracing::info!(worker = self.name(), factor, "layers took longer or shorter in a job than was measured");
         }
+    }
+
+    /// Seconds that its device waits at each step for the way through the coordinator.
+    pub(crate) fn turnaround_seconds(&self) -> f64 {
+        self.0.turnaround.seconds()
+    }
+
+    /// Takes notice of a job in which its device waited longer per step than was predicted; shorter if it is negative.
+    pub(crate) fn note_turnaround(&self, longer_seconds: f64) {
+        self.0.turnaround.note(longer_seconds);
     }
 
     /// What is known of the link to another worker, in this session and in its.

@@ -15,6 +15,7 @@ mod record;
 mod requests;
 mod state;
 mod tensors;
+mod turnaround;
 mod weights;
 
 pub(crate) use actor::{Ending, SessionArguments, SessionMessage, WorkerSession};
