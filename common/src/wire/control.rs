@@ -236,6 +236,32 @@ pub struct WeightEntry {
     pub digest: [u8; 32],
 }
 
+/// A parameter that somebody wants to be sent: what identifies its bytes, and what its header will say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedWeight {
+    /// BLAKE3 of the stored bytes.
+    pub digest: [u8; 32],
+    /// The axes as stored.
+    pub shape: Vec<u32>,
+    /// The element type as stored.
+    pub dtype: DType,
+}
+
+impl WantedWeight {
+    /// The stored bytes' number, or `None` if it overflows.
+    #[must_use]
+    pub fn byte_count(&self) -> Option<u64> {
+        let elements = self.shape.iter().try_fold(1u64, |product, &axis| product.checked_mul(u64::from(axis)))?;
+        elements.checked_mul(self.dtype.bytes())
+    }
+}
+
+impl From<&WeightEntry> for WantedWeight {
+    fn from(entry: &WeightEntry) -> Self {
+        Self { digest: entry.digest, shape: entry.shape.clone(), dtype: entry.dtype }
+    }
+}
+
 /// A rank's part in a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Assignment {

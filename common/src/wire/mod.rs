@@ -16,8 +16,8 @@ mod tensor;
 
 pub use control::{
     Assignment, DenoiserSpec, DeviceInfo, Endpoint, Hello, LayerCost, LinkMeasurement, PROBE_LIMIT_BYTES, PartSpec,
-    Peer, RankReport, ToCoordinator, ToPeer, ToWorker, TraceEvent, TraceKind, Tracing, WEIGHTS_IN_FLIGHT, WeightEntry,
-    WorkerReply, WorkerRequest,
+    Peer, RankReport, ToCoordinator, ToPeer, ToWorker, TraceEvent, TraceKind, Tracing, WEIGHTS_IN_FLIGHT, WantedWeight,
+    WeightEntry, WorkerReply, WorkerRequest,
 };
 pub use failure::WorkerFailure;
 pub use tensor::{ComputeType, DType, MAX_AXES, TENSOR_LIMIT_BYTES, TensorHeader, TensorName};

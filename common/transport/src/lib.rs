@@ -5,6 +5,7 @@
 //! - [`quic`]: links between processes, and enrolment, over QUIC with mutual TLS 1.3.
 //! - [`in_process`]: links within one process.
 //! - `shm`: memory that two processes of one host share, for the tensors of their QUIC link.
+//! - [`weights`]: serving parameters to several askers, fairly and bounded.
 //! - [`network`]: how actors reach other processes, whatever carries the links; simulated clusters.
 //! - [`faulty`]: a network that misbehaves on purpose, for tests.
 //! - [`bench`]: what carries tensors how fast on this machine.
@@ -23,6 +24,7 @@ pub mod network;
 mod peer;
 pub mod quic;
 mod shm;
+pub mod weights;
 
 #[cfg(test)]
 mod conformance;

@@ -1,11 +1,13 @@
 //! Tensors on the data connection: a stream each, with the header's length, the header and the raw bytes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use asyncdiff_common::wire::TensorName;
 use bytes::{BufMut, Bytes, BytesMut};
 use quinn::{Connection, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
 use tokio::io::AsyncReadExt;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::endpoint::TENSORS_IN_FLIGHT;
@@ -18,17 +20,48 @@ use crate::link::{
 /// The code with which a receiver stops the stream of a tensor that came too late.
 const STOPPED_LATE: VarInt = VarInt::from_u32(2);
 
+/// The priority of parameters' streams: whatever a job sends, whose streams have 0, overtakes them. That alone is not enough, since it orders
+/// only what is in the connection's window, and quinn goes on with a stream that it has begun for as long as more of it is there.
+const GIVES_WAY: i32 = -1;
+
+/// Bytes of a parameter after which what is urgent has its turn: a sixth of the connection's window.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// How long a piece of a parameter gives way at most: then 20 MB/s are left for parameters on a link that jobs fill.
+const GIVES_WAY_FOR: Duration = Duration::from_millis(50);
+
 /// Writes each tensor on a stream of its own, several at the same time, unless shared memory takes it.
 pub(super) struct ToStreams {
     core: Arc<Core>,
     connection: Connection,
     limited: Option<LimitedLink>,
     in_flight: JoinSet<()>,
+    /// One parameter is written at a time.
+    one_at_a_time: Arc<Semaphore>,
+    /// Other tensors on their way. Written is not enough: in the window they wait for what was begun before.
+    urgent: watch::Sender<usize>,
+}
+
+/// Counts a tensor as urgent.
+struct Urgent(watch::Sender<usize>);
+
+impl Urgent {
+    fn new(count: &watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Urgent {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 impl ToStreams {
     pub(super) fn new(core: Arc<Core>, connection: Connection, limited: Option<LimitedLink>) -> Self {
-        Self { core, connection, limited, in_flight: JoinSet::new() }
+        let (in_flight, one_at_a_time) = (JoinSet::new(), Arc::new(Semaphore::new(1)));
+        Self { core, connection, limited, in_flight, one_at_a_time, urgent: watch::Sender::new(0) }
     }
 
     /// Waits until the peer has all tensors that are in flight.
@@ -52,15 +85,52 @@ impl Pump<OutgoingTensor> for ToStreams {
         }
         // Waits for the peer's leave to open another stream: that is its bound on what it holds for us.
         let Ok(mut stream) = self.connection.open_uni().await else { return Delivery::Stopped };
-        self.in_flight.spawn(async move {
-            // An error means that the peer stopped the stream, for the tensor came late, or that the connection is
-            // gone. The first is counted by the peer and the second is known to whoever watches the connection.
-            if write(&mut stream, tensor, arrival).await.is_ok() && stream.finish().is_ok() {
-                let _ = stream.stopped().await;
-            }
-        });
+        if let TensorName::Weight(_) = tensor.frame.header.name {
+            // Fails only if the connection is gone, as what follows will tell.
+            let _ = stream.set_priority(GIVES_WAY);
+            let (one_at_a_time, urgent) = (Arc::clone(&self.one_at_a_time), self.urgent.subscribe());
+            self.in_flight.spawn(async move {
+                // It is never closed.
+                let turn = one_at_a_time.acquire_owned().await;
+                let written = write_giving_way(&mut stream, tensor, arrival, urgent).await;
+                drop(turn);
+                finish(stream, written).await;
+            });
+        } else {
+            let urgent = Urgent::new(&self.urgent);
+            self.in_flight.spawn(async move {
+                let written = write(&mut stream, tensor, arrival).await;
+                finish(stream, written).await;
+                drop(urgent);
+            });
+        }
         Delivery::Passed
     }
+}
+
+/// Waits until the peer has a tensor that was written. An error means that the peer stopped the stream, for the tensor came late, or that the
+/// connection is gone. The first is counted by the peer and the second is known to whoever watches the connection.
+async fn finish(mut stream: SendStream, written: Result<(), WriteError>) {
+    if written.is_ok() && stream.finish().is_ok() {
+        let _ = stream.stopped().await;
+    }
+}
+
+/// Writes a parameter piece by piece, each when nothing urgent is on its way, or has been for long enough.
+async fn write_giving_way(
+    stream: &mut SendStream,
+    mut tensor: OutgoingTensor,
+    arrival: Option<oneshot::Receiver<()>>,
+    mut urgent: watch::Receiver<usize>,
+) -> Result<(), WriteError> {
+    // On a limited link the limit says what arrives when, and it knows one order only.
+    while arrival.is_none() && tensor.frame.payload.len() > PIECE_BYTES {
+        let piece = tensor.frame.payload.split_to(PIECE_BYTES);
+        stream.write_all_chunks(&mut [std::mem::take(&mut tensor.header_frame), piece]).await?;
+        // The sender lives as long as the link's carrier, which ends this task.
+        let _ = tokio::time::timeout(GIVES_WAY_FOR, urgent.wait_for(|&urgent| urgent == 0)).await;
+    }
+    write(stream, tensor, arrival).await
 }
 
 /// Writes a tensor. On a limited link its last byte is held until the tensor may arrive: the others go ahead as fast as they can, so that the

@@ -248,11 +248,16 @@ impl LaneReader {
     }
 }
 
-/// How much of the ring a tensor may use.
+/// How much of the ring a tensor may use. Parameters leave room for what a running job sends: its latents and noise predictions are copied
+/// out too, but never wait behind them.
 fn room(tensor: &OutgoingTensor) -> usize {
     match tensor.frame.header.name {
-        TensorName::HiddenState(_) => RING_BYTES,
-        _ => COPIED_OUT_BYTES,
+        TensorName::Probe(_) | TensorName::Weight(_) => COPIED_OUT_BYTES,
+        TensorName::Condition(_)
+        | TensorName::HiddenState(_)
+        | TensorName::Latents(_)
+        | TensorName::NoisePrediction(..)
+        | TensorName::Reply { .. } => RING_BYTES,
     }
 }
 

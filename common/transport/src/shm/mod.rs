@@ -39,7 +39,7 @@ pub use ring::Loan;
 /// number: it is part of the wire's version.
 pub(crate) const RING_BYTES: usize = 256 << 20;
 
-/// Bytes at the ring's start that parameters, probes and whatever else the receiver copies out may take: enough to keep
+/// Bytes at the ring's start that parameters and probes may take, which no running job waits for: enough to keep
 /// both sides busy, and pages that were once written stay resident. What is larger goes over QUIC.
 pub(crate) const COPIED_OUT_BYTES: usize = 16 << 20;
 

@@ -1,8 +1,9 @@
-//! What is particular to links over QUIC: trust, enrolment, limits, strangers, loss.
+//! What is particular to links over QUIC: trust, enrolment, limits, priorities, strangers, loss.
 
 mod enrolment;
 mod limits;
 mod loss;
+mod priority;
 mod strangers;
 mod trust;
 

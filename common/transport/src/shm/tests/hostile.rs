@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use asyncdiff_common::codec;
+use asyncdiff_common::wire::TensorName;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -212,15 +213,21 @@ async fn a_full_ring_is_waited_for_and_then_gone_around() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_copied_out_has_a_part_of_the_ring_and_hidden_states_have_all() {
+async fn parameters_have_a_part_of_the_ring_and_what_a_job_sends_has_all() {
     let victim = Victim::new().await;
+    let parameter = |number: u32, bytes| {
+        let mut frame = tensor(number, bytes);
+        frame.header.name = TensorName::Weight([number as u8; 32]);
+        frame
+    };
     let piece = COPIED_OUT_BYTES / 4;
     let send = async |frame| victim.lane.send(OutgoingTensor::new(frame).unwrap()).await.is_ok();
     for number in 0..4 {
-        assert!(send(tensor(number, piece)).await);
+        assert!(send(parameter(number, piece)).await);
     }
-    assert!(!send(tensor(4, 1)).await && send(hidden_state(5, piece)).await);
-    let large = OutgoingTensor::new(tensor(6, COPIED_OUT_BYTES + 1)).unwrap();
+    assert!(!send(parameter(4, 1)).await);
+    assert!(send(hidden_state(5, piece)).await && send(tensor(6, piece)).await);
+    let large = OutgoingTensor::new(parameter(7, COPIED_OUT_BYTES + 1)).unwrap();
     assert!(Victim::new().await.lane.send(large).await.is_err());
 }
 
