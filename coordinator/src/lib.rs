@@ -24,7 +24,7 @@ mod serve_config;
 pub mod verify;
 mod worker_processes;
 
-pub use actors::{Limits, SubmitRefused, TensorCounts, WorkerPart, WorkerRecord, WorkerState};
+pub use actors::{Limits, SubmitRefused, TensorCounts, WeightCounts, WorkerPart, WorkerRecord, WorkerState};
 pub use cluster::{Cluster, ClusterConfig, ClusterError, JobHandle, PlannedJob};
 pub use failure::{JobFailed, split_hint};
 pub use in_process::{run_in_process, run_replanned_in_process};

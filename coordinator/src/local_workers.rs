@@ -2,6 +2,7 @@
 //! worker's crate.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use asyncdiff_common::exit::ExitCode;
 use asyncdiff_transport::network::{Network, SimulatedNetwork};
 use asyncdiff_transport::{NameError, PeerName};
 use asyncdiff_worker::cli::{self, Lifetime};
-use asyncdiff_worker::{LayerTime, WorkerConfig, WorkerError};
+use asyncdiff_worker::{CacheConfig, LayerTime, WorkerConfig, WorkerError};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -65,6 +66,13 @@ impl SimulatedWorker {
     pub fn with_memory(hub: &SimulatedNetwork, name: &str, memory_bytes: u64) -> Result<Self, NameError> {
         let layer_time = LayerTime::new(|_, _| Duration::ZERO);
         Self::with_config(hub, name, WorkerConfig { memory_bytes, ..WorkerConfig::simulated(layer_time) })
+    }
+
+    /// The same with a cache of parameters in a folder, so that others can have them of it.
+    pub fn with_cache(hub: &SimulatedNetwork, name: &str, folder: PathBuf) -> Result<Self, NameError> {
+        let layer_time = LayerTime::new(|_, _| Duration::ZERO);
+        let cache = Some(CacheConfig { folder, limit_bytes: 1 << 30 });
+        Self::with_config(hub, name, WorkerConfig { cache, ..WorkerConfig::simulated(layer_time) })
     }
 
     /// Its name.

@@ -1,11 +1,11 @@
 //! The configuration of `coordinator serve` as types: read once, from the embedded defaults and the operator's file.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use asyncdiff_common::config::{Settings, SettingsError, parse_duration};
+use asyncdiff_common::config::{Settings, SettingsError, parse_bytes, parse_duration};
 
 use crate::actors::Limits;
 use crate::api::{ApiLimits, JobDefaults};
@@ -119,6 +119,11 @@ fn limits(settings: &Settings) -> Result<Limits, SettingsError> {
         kept_jobs: settings.whole("queue.kept_jobs", 1..=100_000_u32)? as usize,
         kept_bytes: settings.bytes("queue.kept_bytes")?,
         saving_percent: settings.whole("queue.saving_percent", 1..=100_u32)?,
+        weights_bytes_per_second: settings.parsed(
+            "workers.weights_rate",
+            "a size of at least 16MiB for each second, or \"\" for no limit",
+            weights_rate,
+        )?,
         heartbeat_interval,
         lost_after: settings.parsed("workers.lost_after", &expected, long_enough)?,
         return_within: settings.duration("workers.return_within")?,
@@ -134,8 +139,20 @@ fn limits(settings: &Settings) -> Result<Limits, SettingsError> {
     })
 }
 
+/// The slowest rate of parameters, in bytes per second: at less, the largest would arrive after who waits for it has given it up.
+const WEIGHTS_RATE_MIN: u64 = 16 << 20;
+
 /// Clients of this program wait a little longer than this, so that they hear why.
 const REQUEST_TIMEOUT_LIMIT: Duration = Duration::from_secs(80);
+
+/// The inner absence is that of a limit.
+#[expect(clippy::option_option, reason = "what cannot be parsed differs from what is not limited")]
+fn weights_rate(text: &str) -> Option<Option<NonZeroU64>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    parse_bytes(text).filter(|&bytes| bytes >= WEIGHTS_RATE_MIN).map(NonZeroU64::new)
+}
 
 fn request_timeout(text: &str) -> Option<Duration> {
     parse_duration(text).filter(|timeout| !timeout.is_zero() && *timeout <= REQUEST_TIMEOUT_LIMIT)

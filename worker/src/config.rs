@@ -1,6 +1,7 @@
 //! What a worker is started with.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,9 @@ pub struct WorkerConfig {
     pub model: Option<String>,
     /// Where received parameters are kept for the next time. Default: nowhere.
     pub cache: Option<CacheConfig>,
+    /// Bytes of parameters per second that other workers are sent at most, all together. Default: no limit. Less leaves more of the network to
+    /// others and lets workers that join wait longer; more than the network carries changes nothing.
+    pub weights_bytes_per_second: Option<NonZeroU64>,
     /// What computes. Default: a thread of its own.
     pub device: DeviceKind,
     /// Told when the worker becomes a member and when it loses the coordinator. Default: nobody.
@@ -96,6 +100,7 @@ impl WorkerConfig {
             memory_bytes: asyncdiff_common::system::available_memory_bytes(),
             model: None,
             cache: None,
+            weights_bytes_per_second: None,
             device: DeviceKind::default(),
             membership: None,
             drain: None,

@@ -9,10 +9,11 @@
 //! First a few tiny ones, one by one, for the latency; then some together, for what each takes from the cores; then batches, four times as large
 //! from one to the next, until one takes long enough to be timed. What came before it has opened the link's congestion window by then.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use asyncdiff_common::wire::{DType, LinkMeasurement, PROBE_LIMIT_BYTES, TensorHeader, TensorName, ToPeer};
+use asyncdiff_common::wire::{DType, LinkMeasurement, PROBE_LIMIT_BYTES, TensorHeader, TensorName};
 use asyncdiff_plan::{Epoch, JobId};
 use asyncdiff_transport::link::{LinkError, LinkSender, TensorFrame};
 use bytes::Bytes;
@@ -83,6 +84,12 @@ struct Timed {
 /// A clock of this process's processor time.
 pub(crate) type ProcessorTime = fn() -> Duration;
 
+impl fmt::Debug for PeerPath {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "PeerPath({})", self.sender.peer())
+    }
+}
+
 impl PeerPath {
     pub(crate) fn new(sender: LinkSender) -> (Self, Arrivals) {
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
@@ -123,8 +130,7 @@ impl PeerPath {
 }
 
 impl Arrivals {
-    pub(crate) fn note(&self, message: ToPeer) {
-        let ToPeer::ProbeArrived { number } = message;
+    pub(crate) fn note(&self, number: u64) {
         // There is room for all that were sent. What has none was not, and nobody waits for it.
         let _ = self.0.try_send((number, Instant::now()));
     }

@@ -41,6 +41,7 @@ pub async fn run(
         coordinator,
         device,
         local,
+        weights_bytes_per_second: config.weights_bytes_per_second,
         membership: config.membership,
         incarnation: system::unix_micros(),
         processor_time,

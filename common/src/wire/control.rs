@@ -7,6 +7,8 @@
 //!     Heartbeat (every 250 ms) ───────────────►
 //!            ◄───────────────────────────────── Request { Assign … }
 //!     WantWeights ────────────────────────────►   (the parameters follow on the data connection)
+//!            ◄───────────────────────────────── AskPeer  (some of them are to be had of another worker)
+//!     WeightsArrived, HoldsWeights ───────────►
 //!     Reply { Assigned … } ───────────────────►
 //!            ◄ conditions, latents ─ ─ ─ ─ ─ ─    (data connection)
 //!       ─ ─ noise predictions ─ ─ ─ ─ ─ ─ ─ ─ ►   (data connection)
@@ -16,14 +18,17 @@
 //!   worker that dialled                      worker that accepted
 //!       ─ ─ hidden states, probes ─ ─ ─ ─ ─ ─ ►   (data connection)
 //!            ◄───────────────────────────────── ProbeArrived
+//!     WantWeights ────────────────────────────►
+//!            ◄ ─ ─ parameters ─ ─ ─ ─ ─ ─ ─ ─ ─    (data connection)
+//!            ◄───────────────────────────────── WeightsNotHeld
 //! ```
 
 use std::time::Duration;
 
-use asyncdiff_plan::{Epoch, JobId, Lane, LayerId, Rank, RankPlan, RunId, StepIndex};
+use asyncdiff_plan::{Epoch, JobId, LayerId, Rank, RankPlan, StepIndex};
 use serde::{Deserialize, Serialize};
 
-use super::{ComputeType, DType, WorkerFailure};
+use super::{ComputeType, FailedPeer, RankReport, WantedWeight, WeightEntry, WorkerFailure};
 
 /// Coordinator to worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,6 +60,17 @@ pub enum ToWorker {
         /// Why.
         reason: String,
     },
+    /// Part of the answer to `WantWeights`: these are to be asked of another worker. If that fails, `WantWeights` says so.
+    AskPeer {
+        /// Of the `WantWeights`.
+        ticket: u64,
+        /// The name in the other worker's certificate.
+        peer: String,
+        /// Where it listens.
+        endpoint: Endpoint,
+        /// BLAKE3 digests of the stored bytes.
+        digests: Vec<[u8; 32]>,
+    },
 }
 
 /// Worker to coordinator.
@@ -74,12 +90,17 @@ pub enum ToCoordinator {
         /// What came of it.
         result: Result<WorkerReply, WorkerFailure>,
     },
-    /// Parameters that the worker lacks, by digest; they are sent on the data connection. At most [`WEIGHTS_IN_FLIGHT`] bytes at a time.
+    /// Parameters that the worker lacks, by digest; they are sent on the data connection, or `AskPeer` says who has them. At most
+    /// [`WEIGHTS_IN_FLIGHT`](super::WEIGHTS_IN_FLIGHT) bytes at a time.
     WantWeights {
         /// The job whose assignment listed them.
         job: JobId,
+        /// Counts up within a worker's process. The same number again asks for a part once more.
+        ticket: u64,
         /// BLAKE3 digests of the stored bytes.
         digests: Vec<[u8; 32]>,
+        /// Who did not send them: then the coordinator does.
+        instead_of: Option<FailedPeer>,
     },
     /// A job cannot go on at this worker.
     JobFailed {
@@ -100,11 +121,17 @@ pub enum ToCoordinator {
         /// Why.
         reason: String,
     },
+    /// The worker can send these parameters to others: they are in its cache or in its checkpoint.
+    HoldsWeights {
+        /// BLAKE3 digests of the stored bytes, at most [`HELD_WEIGHTS_LIMIT`](super::HELD_WEIGHTS_LIMIT).
+        digests: Vec<[u8; 32]>,
+    },
+    /// Everything that was wanted under a ticket has arrived.
+    WeightsArrived {
+        /// Of the `WantWeights`.
+        ticket: u64,
+    },
 }
-
-/// Bytes of parameters that a worker asks for at a time (one parameter that is larger travels alone): enough to keep a 10 Gbit/s
-/// link busy over a control round trip, and no more memory than a component's activations.
-pub const WEIGHTS_IN_FLIGHT: u64 = 64 << 20;
 
 /// Who the worker is and what it has. Its name is its certificate's, never a field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,45 +250,6 @@ pub struct PartSpec {
     pub weights: Vec<WeightEntry>,
 }
 
-/// A parameter as stored by the coordinator.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WeightEntry {
-    /// The name in the checkpoint.
-    pub name: String,
-    /// The axes as stored.
-    pub shape: Vec<u32>,
-    /// The element type as stored.
-    pub dtype: DType,
-    /// BLAKE3 of the stored bytes.
-    pub digest: [u8; 32],
-}
-
-/// A parameter that somebody wants to be sent: what identifies its bytes, and what its header will say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WantedWeight {
-    /// BLAKE3 of the stored bytes.
-    pub digest: [u8; 32],
-    /// The axes as stored.
-    pub shape: Vec<u32>,
-    /// The element type as stored.
-    pub dtype: DType,
-}
-
-impl WantedWeight {
-    /// The stored bytes' number, or `None` if it overflows.
-    #[must_use]
-    pub fn byte_count(&self) -> Option<u64> {
-        let elements = self.shape.iter().try_fold(1u64, |product, &axis| product.checked_mul(u64::from(axis)))?;
-        elements.checked_mul(self.dtype.bytes())
-    }
-}
-
-impl From<&WeightEntry> for WantedWeight {
-    fn from(entry: &WeightEntry) -> Self {
-        Self { digest: entry.digest, shape: entry.shape.clone(), dtype: entry.dtype }
-    }
-}
-
 /// A rank's part in a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Assignment {
@@ -359,59 +347,22 @@ pub struct LinkMeasurement {
 /// reads ahead anyway.
 pub const PROBE_LIMIT_BYTES: u32 = 1 << 20;
 
-/// From the worker that accepted a peer link to the one that dialled it. The other way only tensors go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Between two workers, on the link that one of them dialled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToPeer {
-    /// All bytes of a probe are here.
+    /// To who dialled: all bytes of a probe are here.
     ProbeArrived {
         /// The probe's number.
         number: u64,
     },
-}
-
-/// How a job went at one rank.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct RankReport {
-    /// Median seconds of each layer that ran.
-    pub layer_seconds: Vec<(LayerId, f64)>,
-    /// Seconds spent computing layers.
-    pub busy_seconds: f64,
-    /// Bytes of hidden states sent to other ranks, headers and payload, as the links count them.
-    pub hidden_state_bytes_sent: u64,
-    /// Bytes of parameters that its components hold.
-    pub resident_bytes: u64,
-    /// The process's peak resident memory.
-    pub peak_memory_bytes: u64,
-    /// What happened when, if the job was traced.
-    pub events: Vec<TraceEvent>,
-}
-
-/// One bar of a trace.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TraceEvent {
-    /// What happened.
-    pub kind: TraceKind,
-    /// The run that it belongs to, if any.
-    pub run: Option<RunId>,
-    /// Microseconds since 1970 at its start.
-    pub start_micros: u64,
-    /// How long it took.
-    pub duration_micros: u64,
-}
-
-/// What a bar of a trace shows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum TraceKind {
-    /// A layer was computed.
-    Layer(LayerId),
-    /// A tensor arrived.
-    Received(super::TensorName),
-    /// A tensor was handed to a link.
-    Sent(super::TensorName),
-    /// The device had nothing to compute.
-    Waited,
-    /// Guidance and noise scheduler step, at the coordinator.
-    SchedulerStep(StepIndex),
-    /// A noise prediction of these rows was joined, at the coordinator.
-    Predicted(StepIndex, Lane),
+    /// To who accepted: parameters that are to be sent on this link.
+    WantWeights {
+        /// Which ones.
+        wanted: Vec<WantedWeight>,
+    },
+    /// To who dialled: these are not here, or not any more.
+    WeightsNotHeld {
+        /// BLAKE3 digests of the stored bytes.
+        digests: Vec<[u8; 32]>,
+    },
 }

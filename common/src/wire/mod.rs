@@ -9,21 +9,25 @@
 //!   block and a transformer are several layers each.
 //! - 5: components may be loaded ahead of the assignment that uses them; a worker that is to leave says so, and is told when no job
 //!   needs it any more.
+//! - 6: workers have parameters of each other: they say what they hold, and are told whom to ask.
 
 mod control;
 mod failure;
+mod report;
 mod tensor;
+mod weights;
 
 pub use control::{
     Assignment, DenoiserSpec, DeviceInfo, Endpoint, Hello, LayerCost, LinkMeasurement, PROBE_LIMIT_BYTES, PartSpec,
-    Peer, RankReport, ToCoordinator, ToPeer, ToWorker, TraceEvent, TraceKind, Tracing, WEIGHTS_IN_FLIGHT, WantedWeight,
-    WeightEntry, WorkerReply, WorkerRequest,
+    Peer, ToCoordinator, ToPeer, ToWorker, Tracing, WorkerReply, WorkerRequest,
 };
 pub use failure::WorkerFailure;
+pub use report::{RankReport, TraceEvent, TraceKind};
 pub use tensor::{ComputeType, DType, MAX_AXES, TENSOR_LIMIT_BYTES, TensorHeader, TensorName};
+pub use weights::{FailedPeer, HELD_WEIGHTS_LIMIT, PeerFault, WEIGHTS_IN_FLIGHT, WantedWeight, WeightEntry};
 
 /// The wire's version: raised whenever a message, a header or a handshake changes its bytes.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 
 #[cfg(test)]
 mod tests {
@@ -32,13 +36,20 @@ mod tests {
 
     /// Whoever changes these raises [`VERSION`].
     #[test]
-    fn probes_and_their_arrivals_have_the_bytes_of_version_five() {
-        assert_eq!(VERSION, 5);
+    fn probes_and_messages_about_parameters_have_the_bytes_of_version_six() {
+        assert_eq!(VERSION, 6);
         let reason = "r".to_owned();
         assert_eq!(codec::encode(&ToCoordinator::WantsToLeave { reason: reason.clone() }).unwrap(), [6, 1, b'r']);
         assert_eq!(codec::encode(&ToWorker::MayLeave { reason }).unwrap(), [4, 1, b'r']);
         assert_eq!(codec::encode(&TensorName::Probe(9)).unwrap(), [6, 9]);
         assert_eq!(codec::encode(&ToPeer::ProbeArrived { number: 9 }).unwrap(), [0, 9]);
+        let (ticket, digests) = (7, vec![[1; 32]]);
+        let asked = ToPeer::WeightsNotHeld { digests: digests.clone() };
+        assert_eq!(codec::encode(&asked).unwrap(), [&[2, 1][..], &[1; 32]].concat());
+        assert_eq!(codec::encode(&ToCoordinator::WeightsArrived { ticket }).unwrap(), [8, 7]);
+        let instead_of = Some(FailedPeer { name: "w".to_owned(), fault: PeerFault::NotHeld });
+        let wanted = ToCoordinator::WantWeights { job: asyncdiff_plan::JobId(2), ticket, digests, instead_of };
+        assert_eq!(codec::encode(&wanted).unwrap(), [&[3, 2, 7, 1][..], &[1; 32], &[1, 1, b'w', 1]].concat());
         let endpoint = Endpoint { host: "h".to_owned(), control_port: 1, data_port: 2 };
         let request = WorkerRequest::MeasureLink { peer: "w".to_owned(), endpoint };
         assert_eq!(codec::encode(&request).unwrap(), [4, 1, b'w', 1, b'h', 1, 2]);

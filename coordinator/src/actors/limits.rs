@@ -1,5 +1,6 @@
 //! How long the coordinator waits and how much it keeps.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// Deadlines and bounds. Defaults are those of the shipped configuration.
@@ -15,6 +16,8 @@ pub struct Limits {
     pub kept_bytes: u64,
     /// How much of the time saving a job's progress may take, in percent.
     pub saving_percent: u32,
+    /// Bytes of parameters that the coordinator sends per second at most, to all workers together; absent: as fast as links and disk allow.
+    pub weights_bytes_per_second: Option<NonZeroU64>,
     /// How often a worker sends a heartbeat.
     pub heartbeat_interval: Duration,
     /// Without a heartbeat for this long a worker is lost. Several times [`Self::heartbeat_interval`].
@@ -50,6 +53,7 @@ impl Default for Limits {
             kept_jobs: 100,
             kept_bytes: 256 << 20,
             saving_percent: 1,
+            weights_bytes_per_second: None,
             heartbeat_interval: Duration::from_millis(250),
             lost_after: Duration::from_millis(1500),
             return_within: Duration::from_secs(5),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::network::{Incoming, Network};
+use asyncdiff_transport::weights::WeightServer;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, ActorStatus, RpcReplyPort, SupervisionEvent};
 use tokio::sync::watch;
 
@@ -14,6 +15,7 @@ use super::queue::QueueMessage;
 use super::session::{
     Ending, SessionAdmission, SessionArguments, SessionMessage, WorkerHandle, WorkerRecord, WorkerSession,
 };
+use super::weights::{StoreSource, WeightDirectory};
 use crate::model_store::ModelStore;
 use asyncdiff_common::owned_task::OwnedTask;
 
@@ -54,6 +56,9 @@ pub(crate) enum MembershipMessage {
 
 pub(crate) struct MembershipState {
     arguments: MembershipArguments,
+    /// Sends parameters for all sessions.
+    server: Arc<WeightServer>,
+    directory: WeightDirectory,
     workers: BTreeMap<String, WorkerHandle>,
     silent: HashSet<ActorId>,
     _accepting: OwnedTask,
@@ -70,7 +75,16 @@ impl Actor for Membership {
         arguments: MembershipArguments,
     ) -> Result<MembershipState, ActorProcessingErr> {
         let accepting = OwnedTask::spawn(accept(Arc::clone(&arguments.network), myself));
-        Ok(MembershipState { arguments, workers: BTreeMap::new(), silent: HashSet::new(), _accepting: accepting })
+        let source = Arc::new(StoreSource(Arc::clone(&arguments.store)));
+        let server = Arc::new(WeightServer::start(source, arguments.limits.weights_bytes_per_second));
+        Ok(MembershipState {
+            arguments,
+            server,
+            directory: WeightDirectory::default(),
+            workers: BTreeMap::new(),
+            silent: HashSet::new(),
+            _accepting: accepting,
+        })
     }
 
     async fn handle(
@@ -93,7 +107,7 @@ impl Actor for Membership {
             }
             MembershipMessage::Workers(reply) => {
                 // Who asked may have given up waiting.
-                let _ = reply.send(state.workers.values().map(WorkerHandle::record).collect());
+                let _ = reply.send(state.records());
                 Ok(())
             }
             MembershipMessage::Handles(reply) => {
@@ -154,7 +168,8 @@ impl MembershipState {
             link,
             admission,
             membership: myself.clone(),
-            store: Arc::clone(&self.arguments.store),
+            server: Arc::clone(&self.server),
+            directory: self.directory.clone(),
             limits: self.arguments.limits.clone(),
         };
         let (session, _task) = WorkerSession::spawn_linked(None, WorkerSession, arguments, myself.get_cell()).await?;
@@ -182,8 +197,17 @@ impl MembershipState {
         tracing::info!(worker = worker.name(), "worker joined");
         // A session that has ended meanwhile is reported by supervision.
         let _ = worker.session().send_message(SessionMessage::Welcome);
+        self.directory.add(worker.clone());
         self.workers.insert(worker.name().to_owned(), worker.clone());
         self.tell_queue(QueueMessage::WorkerJoined(worker));
+    }
+
+    fn records(&self) -> Vec<WorkerRecord> {
+        let record = |worker: &WorkerHandle| {
+            let weights = self.directory.counts(worker.name());
+            WorkerRecord { weights, ..worker.record() }
+        };
+        self.workers.values().map(record).collect()
     }
 
     fn drain(&self, name: &str) -> bool {
@@ -199,6 +223,7 @@ impl MembershipState {
         let found = self.workers.iter().find(|(_, worker)| worker.session_id() == session);
         let Some(name) = found.map(|(name, _)| name.clone()) else { return };
         if let Some(worker) = self.workers.remove(&name) {
+            self.directory.remove(&name, session);
             tracing::info!(worker = name, reason, "worker left");
             // The session did so itself unless it failed; hearing it twice does no harm.
             worker.announce_loss(reason, None);

@@ -33,6 +33,7 @@ mod planning;
 mod queue;
 mod root;
 mod session;
+mod weights;
 
 pub use limits::Limits;
 pub(crate) use membership::MembershipMessage;
@@ -41,3 +42,4 @@ pub use queue::SubmitRefused;
 pub(crate) use queue::{JobView, Keeping, QueueMessage, RestoredJob, Submission};
 pub(crate) use root::{Coordinator, CoordinatorArguments, CoordinatorMessage, Parts};
 pub use session::{TensorCounts, WorkerPart, WorkerRecord, WorkerState};
+pub use weights::WeightCounts;

@@ -18,3 +18,4 @@ mod restarts;
 mod side_by_side;
 mod support;
 mod unequal;
+mod weights;

@@ -193,6 +193,9 @@ impl SessionState {
                 let (frame, reason) = ("control message".to_owned(), "a request before the welcome".to_owned());
                 link.close(Farewell::Misbehaviour(Misbehaviour::Malformed { frame, reason }));
             }
+            ToWorker::AskPeer { ticket, peer, endpoint, digests } => {
+                self.tell_node(NodeMessage::AskPeer { ticket, peer, endpoint, digests });
+            }
             ToWorker::MayLeave { reason } => {
                 link.close(Farewell::Done);
                 self.stage = Stage::Ended;

@@ -1,16 +1,17 @@
 //! The link over which this worker sends hidden states to another: the sender dials, and each direction has a link of its own.
-//! Back comes only which probes have arrived.
+//! Back comes only which probes have arrived, and parameters that were asked for.
 
 use std::sync::Arc;
 
 use asyncdiff_common::codec;
-use asyncdiff_common::wire::Endpoint;
-use asyncdiff_transport::link::{ControlReceiver, Farewell, Link, LinkSender, Misbehaviour};
+use asyncdiff_common::wire::{Endpoint, ToPeer};
+use asyncdiff_transport::link::{ControlReceiver, Farewell, Link, LinkSender, Misbehaviour, TensorReceiver};
 use asyncdiff_transport::network::{DialError, Network};
 use asyncdiff_transport::{PeerName, WorkerName};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::NodeMessage;
+use crate::device::DeviceHandle;
 use crate::intake::Intake;
 use crate::probing::{Arrivals, PeerPath};
 use asyncdiff_common::owned_task::OwnedTask;
@@ -27,6 +28,7 @@ pub(super) struct PeerLinkArguments {
     pub(super) number: u64,
     pub(super) network: Arc<dyn Network>,
     pub(super) intake: Arc<Intake>,
+    pub(super) device: DeviceHandle,
     pub(super) node: ActorRef<NodeMessage>,
 }
 
@@ -40,6 +42,8 @@ pub(super) enum PeerLinkMessage {
 pub(super) struct PeerLinkState {
     peer: WorkerName,
     number: u64,
+    intake: Arc<Intake>,
+    device: DeviceHandle,
     node: ActorRef<NodeMessage>,
     span: tracing::Span,
     path: Option<PeerPath>,
@@ -57,15 +61,16 @@ impl Actor for PeerLink {
         myself: ActorRef<PeerLinkMessage>,
         arguments: PeerLinkArguments,
     ) -> Result<PeerLinkState, ActorProcessingErr> {
-        let PeerLinkArguments { peer, endpoint, number, network, intake, node } = arguments;
+        let PeerLinkArguments { peer, endpoint, number, network, intake, device, node } = arguments;
         let span = tracing::info_span!("peer_link", %peer);
         let name = PeerName::Worker(peer.clone());
+        let admission = Arc::clone(&intake);
         let task = OwnedTask::spawn(async move {
-            let dialled = network.connect(&name, &endpoint, intake).await;
+            let dialled = network.connect(&name, &endpoint, admission).await;
             // Fails only if the Node has given the link up.
             drop(myself.cast(PeerLinkMessage::Dialled(dialled)));
         });
-        Ok(PeerLinkState { peer, number, node, span, path: None, task })
+        Ok(PeerLinkState { peer, number, intake, device, node, span, path: None, task })
     }
 
     async fn handle(
@@ -86,13 +91,14 @@ impl Actor for PeerLink {
 
 impl PeerLinkState {
     fn handle_link(&mut self, myself: &ActorRef<PeerLinkMessage>, link: Link) {
-        // Peers send tensors on links of their own: what comes in here is discarded and counted.
-        let Link { sender, control, tensors: _ } = link;
+        let Link { sender, control, tensors } = link;
         tracing::debug!("connected");
         let (path, arrivals) = PeerPath::new(sender.clone());
-        let myself = myself.clone();
+        let (myself, device) = (myself.clone(), self.device.clone());
+        let news = News { peer: self.peer.clone(), intake: Arc::clone(&self.intake), arrivals };
+        let intake = Arc::clone(&self.intake);
         self.task = OwnedTask::spawn(async move {
-            read_arrivals(control, &sender, arrivals).await;
+            tokio::join!(news.read(control, &sender), read_tensors(tensors, &intake, &device));
             let reason = sender.closed().await;
             // Fails only if the Node has given the link up.
             drop(myself.cast(PeerLinkMessage::Closed(reason.to_string())));
@@ -112,15 +118,40 @@ impl PeerLinkState {
     }
 }
 
-/// Tells of arrivals until the link closes.
-async fn read_arrivals(mut control: ControlReceiver, sender: &LinkSender, arrivals: Arrivals) {
-    while let Some(frame) = control.control().await {
-        match codec::decode(&frame) {
-            Ok(message) => arrivals.note(message),
-            Err(error) => {
-                let (frame, reason) = ("control message".to_owned(), error.to_string());
-                return sender.close(Farewell::Misbehaviour(Misbehaviour::Malformed { frame, reason }));
-            }
+/// Who is told what the peer says.
+struct News {
+    peer: WorkerName,
+    intake: Arc<Intake>,
+    arrivals: Arrivals,
+}
+
+impl News {
+    /// Tells what the peer says until the link closes.
+    async fn read(&self, mut control: ControlReceiver, sender: &LinkSender) {
+        while let Some(frame) = control.control().await {
+            let reason = match codec::decode(&frame) {
+                Ok(ToPeer::ProbeArrived { number }) => {
+                    self.arrivals.note(number);
+                    continue;
+                }
+                Ok(ToPeer::WeightsNotHeld { digests }) => {
+                    self.intake.not_held(&self.peer, &digests);
+                    continue;
+                }
+                Ok(ToPeer::WantWeights { .. }) => "who accepts a link asks for nothing on it".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            let frame = "control message".to_owned();
+            return sender.close(Farewell::Misbehaviour(Misbehaviour::Malformed { frame, reason }));
+        }
+    }
+}
+
+/// Peers send hidden states on links of their own. What is admitted here are parameters that were asked for.
+async fn read_tensors(mut tensors: TensorReceiver, intake: &Intake, device: &DeviceHandle) {
+    while let Some(frame) = tensors.tensor().await {
+        if let Some(command) = intake.route(frame) {
+            device.submit(command).await;
         }
     }
 }

@@ -46,6 +46,7 @@ pub(super) async fn join(options: JoinOptions, threads: NonZeroU32, lifetime: Li
         cpus: options.cpus().to_vec(),
         model: options.model.clone(),
         cache: options.cache(),
+        weights_bytes_per_second: options.weights_rate,
         device: match options.simulation.paced {
             Some(flops_per_second) => DeviceKind::Paced(LayerTime::at_rate(flops_per_second)),
             None => DeviceKind::Thread,

@@ -1,7 +1,7 @@
 //! The options of `worker join`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -68,6 +68,10 @@ pub struct JoinOptions {
     #[arg(long, value_name = "SIZE", value_parser = parse_cache_limit, default_value = "16GiB")]
     pub cache_limit: u64,
 
+    /// Parameters that other workers are sent in a second at most, such as `100MiB`. Default: as fast as links allow.
+    #[arg(long, value_name = "SIZE", value_parser = parse_weights_rate)]
+    pub(super) weights_rate: Option<NonZeroU64>,
+
     #[command(flatten)]
     pub(super) simulation: SimulationOptions,
 
@@ -90,6 +94,9 @@ pub(super) struct SimulationOptions {
 /// CPUs, as a list of numbers and ranges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct CpuList(Vec<Cpu>);
+
+/// The slowest rate of parameters, in bytes per second: who waits for a large one must not take this worker for silent.
+const WEIGHTS_RATE_MIN: u64 = 16 << 20;
 
 /// The most CPUs that Linux numbers in a set of the usual size.
 const CPUS_MAX: usize = 1024;
@@ -189,6 +196,11 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 fn parse_memory(text: &str) -> Result<u64, String> {
     let bytes = parse_bytes(text).filter(|&bytes| bytes > 0);
     bytes.ok_or_else(|| "write it with its unit, such as 8GiB or 512MiB".to_owned())
+}
+
+fn parse_weights_rate(text: &str) -> Result<NonZeroU64, String> {
+    let rate = parse_bytes(text).filter(|&bytes| bytes >= WEIGHTS_RATE_MIN).and_then(NonZeroU64::new);
+    rate.ok_or_else(|| "write it with its unit, such as 100MiB; at least 16MiB".to_owned())
 }
 
 fn parse_cache_limit(text: &str) -> Result<u64, String> {

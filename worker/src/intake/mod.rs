@@ -19,13 +19,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use asyncdiff_common::wire::{DType, PROBE_LIMIT_BYTES, TensorHeader, TensorName, WeightEntry};
 use asyncdiff_plan::{Delta, Encoding, JobId, StepIndex, Transfer};
-use asyncdiff_transport::PeerName;
 use asyncdiff_transport::link::{Admission, Refusal, TensorFrame};
+use asyncdiff_transport::{PeerName, WorkerName};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 pub(crate) use job::JobIntake;
-pub(crate) use parameters::{AwaitedParameters, Digest};
+pub(crate) use parameters::{AwaitedParameters, Digest, Notice, ParameterEvent};
 
 use crate::device::{DeviceCommand, Doorstep, JobInput, JobTensor};
 use parameters::Parameters;
@@ -97,8 +97,18 @@ impl Intake {
 
     /// Lets in these parameters, each once.
     pub(crate) fn ask_parameters(self: &Arc<Self>, entries: &[WeightEntry]) -> AwaitedParameters {
-        let (ticket, arrived) = self.state().parameters.ask(entries);
-        AwaitedParameters::new(Arc::clone(self), ticket, arrived)
+        let asked = self.state().parameters.ask(entries);
+        AwaitedParameters::new(Arc::clone(self), asked)
+    }
+
+    /// Tells the request of a ticket, if it is still there.
+    pub(crate) fn notify(&self, ticket: u64, notice: Notice) {
+        self.state().parameters.notify(ticket, notice);
+    }
+
+    /// A peer says that it lacks parameters.
+    pub(crate) fn not_held(&self, peer: &WorkerName, digests: &[Digest]) {
+        self.state().parameters.not_held(peer, digests);
     }
 
     /// Lets in the final latents of a job.
@@ -145,18 +155,14 @@ impl Admission for Intake {
     fn admit(&self, peer: &PeerName, header: &TensorHeader) -> Result<(), Refusal> {
         let state = self.state();
         match (&header.name, peer) {
-            (TensorName::Weight(digest), PeerName::Coordinator) => state.parameters.admit(digest, header),
+            (TensorName::Weight(digest), _) => state.parameters.admit(peer, digest, header),
             (TensorName::Latents(step), PeerName::Coordinator) if state.latents.contains_key(&(header.job, *step)) => {
                 Form::plain(state.latents[&(header.job, *step)].shape.clone()).check(header)
             }
             (TensorName::Probe(_), PeerName::Worker(_)) => check_probe(header),
-            (
-                TensorName::NoisePrediction(..)
-                | TensorName::Probe(_)
-                | TensorName::Reply { .. }
-                | TensorName::Weight(_),
-                _,
-            ) => Err(Refusal::Unexpected),
+            (TensorName::NoisePrediction(..) | TensorName::Probe(_) | TensorName::Reply { .. }, _) => {
+                Err(Refusal::Unexpected)
+            }
             _ => match state.jobs.get(&header.job) {
                 Some(job) => job.admit(peer, header),
                 None if state.ended.contains(&header.job) => Err(Refusal::EndedJob { job: header.job }),

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::RequestResult;
 use crate::actors::PeerState;
 use crate::failure::without_hint;
-use crate::probing::{PeerPath, ProcessorTime};
+use crate::probing::ProcessorTime;
 
 /// What is to be measured.
 pub(crate) struct MeasureLink {
@@ -20,16 +20,8 @@ pub(crate) struct MeasureLink {
 pub(crate) async fn measure_link(order: MeasureLink) -> RequestResult {
     let MeasureLink { peer, link, processor_time } = order;
     let failed = |reason: &str| WorkerFailure::PeerFailed { peer: peer.to_string(), reason: without_hint(reason) };
-    let path = opened(link).await.map_err(|reason| failed(&reason))?;
+    let path = PeerState::opened(link).await.map_err(|reason| failed(&reason))?;
     let measured = path.measure(processor_time).await.map_err(|error| failed(&error.to_string()))?;
     tracing::debug!(%peer, ?measured, "measured a link");
     Ok(WorkerReply::LinkMeasured(measured))
-}
-
-async fn opened(mut link: watch::Receiver<PeerState>) -> Result<PeerPath, String> {
-    match link.wait_for(|state| !matches!(state, PeerState::Dialling)).await.as_deref() {
-        Ok(PeerState::Open(path)) => Ok(path.clone()),
-        Ok(PeerState::Ended { reason }) => Err(reason.clone()),
-        Ok(PeerState::Dialling) | Err(_) => Err("another link has taken its place".to_owned()),
-    }
 }

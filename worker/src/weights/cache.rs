@@ -5,20 +5,20 @@
 //! again. So nothing is synced, and several processes share the folder without a lock. When the files take more than the limit, those that
 //! were not read for the longest time go. A cache that does not work costs transfers and no job.
 
+use std::collections::HashMap;
 use std::fs::{File, FileTimes};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use asyncdiff_common::wire::WeightEntry;
+use asyncdiff_common::wire::WantedWeight;
 use asyncdiff_model::checkpoint::StoredTensor;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::intake::Digest;
-use crate::tensor_bytes::byte_count;
 
 /// Parameters that wait to be written. They are in memory anyway until their component is loaded; a full queue slows the transfer down
 /// to the speed of the disk.
@@ -42,7 +42,12 @@ const UNFINISHED: &str = "unfinished-";
 pub(crate) struct WeightCache {
     folder: PathBuf,
     writer: mpsc::Sender<(Digest, Bytes)>,
+    waiting: Arc<Waiting>,
 }
+
+/// Parameters that wait to be written, which others may ask for already. Those that are in the queue, so bounded by it.
+#[derive(Debug, Default)]
+struct Waiting(Mutex<HashMap<Digest, Bytes>>);
 
 impl WeightCache {
     /// A cache of at most about `limit_bytes` in a folder, which is made.
@@ -50,15 +55,23 @@ impl WeightCache {
         std::fs::create_dir_all(&folder)?;
         let (writer, waiting) = mpsc::channel(WAITING);
         let shelf = Shelf { folder: folder.clone(), limit_bytes, written_bytes: u64::MAX };
+        let unwritten = Arc::new(Waiting::default());
+        let written = Arc::clone(&unwritten);
         // It ends when the cache is dropped.
-        std::thread::Builder::new().name("weight-cache".to_owned()).spawn(move || shelf.run(waiting))?;
-        Ok(Arc::new(Self { folder, writer }))
+        std::thread::Builder::new().name("weight-cache".to_owned()).spawn(move || shelf.run(waiting, &written))?;
+        Ok(Arc::new(Self { folder, writer, waiting: unwritten }))
     }
 
     /// A parameter, if it is there with the right bytes. Reads and hashes it.
-    pub(crate) fn find(&self, entry: &WeightEntry) -> Option<StoredTensor> {
+    pub(crate) fn find(&self, entry: &WantedWeight) -> Option<StoredTensor> {
+        let stored = |bytes| StoredTensor { dtype: entry.dtype, shape: entry.shape.clone(), bytes };
+        let unwritten = self.waiting.map().get(&entry.digest).cloned();
+        if let Some(bytes) = unwritten {
+            // Checked when it was kept.
+            return (entry.byte_count() == Some(bytes.len() as u64)).then(|| stored(bytes));
+        }
         let path = path_of(&self.folder, &entry.digest);
-        let bytes = match read(&path, byte_count(&entry.shape, entry.dtype)?) {
+        let bytes = match read(&path, entry.byte_count()?) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
@@ -72,13 +85,34 @@ impl WeightCache {
             drop(std::fs::remove_file(&path));
             return None;
         }
-        Some(StoredTensor { dtype: entry.dtype, shape: entry.shape.clone(), bytes: bytes?.into() })
+        Some(stored(bytes?.into()))
     }
 
     /// Keeps a parameter whose digest has been checked. Waits while many are being written.
     pub(crate) async fn keep(&self, digest: Digest, bytes: Bytes) {
         // The thread ends only by a panic; then nothing is kept.
-        drop(self.writer.send((digest, bytes)).await);
+        let Ok(room) = self.writer.reserve().await else { return };
+        self.waiting.map().insert(digest, bytes.clone());
+        room.send((digest, bytes));
+    }
+
+    /// The digests of the files that were used last, newest first. Reads the folder; whether they hold what they should shows when they are
+    /// read.
+    pub(crate) fn newest(&self, limit: usize) -> Vec<Digest> {
+        let shelf = Shelf { folder: self.folder.clone(), limit_bytes: 0, written_bytes: 0 };
+        let mut kept = shelf.files().unwrap_or_else(|error| {
+            tracing::debug!(folder = %self.folder.display(), %error, "the cache of parameters cannot be listed");
+            Vec::new()
+        });
+        kept.sort_by_key(|file| std::cmp::Reverse(file.used));
+        kept.iter().filter_map(|file| digest_of(&file.path)).take(limit).collect()
+    }
+}
+
+impl Waiting {
+    fn map(&self) -> MutexGuard<'_, HashMap<Digest, Bytes>> {
+        // Changed by single map operations only.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -102,6 +136,12 @@ fn path_of(folder: &Path, digest: &Digest) -> PathBuf {
     folder.join(&name[..2]).join(&name[2..])
 }
 
+/// The digest that a file's path stands for.
+fn digest_of(path: &Path) -> Option<Digest> {
+    let (folder, file) = (path.parent()?.file_name()?.to_str()?, path.file_name()?.to_str()?);
+    Some(*blake3::Hash::from_hex(format!("{folder}{file}")).ok()?.as_bytes())
+}
+
 /// The writing side.
 struct Shelf {
     folder: PathBuf,
@@ -118,7 +158,7 @@ struct Kept {
 }
 
 impl Shelf {
-    fn run(mut self, mut waiting: mpsc::Receiver<(Digest, Bytes)>) {
+    fn run(mut self, mut waiting: mpsc::Receiver<(Digest, Bytes)>, unwritten: &Waiting) {
         let mut has_warned = false;
         while let Some((digest, bytes)) = waiting.blocking_recv() {
             if let Err(error) = self.put(&digest, &bytes)
@@ -126,6 +166,7 @@ impl Shelf {
             {
                 tracing::warn!(folder = %self.folder.display(), %error, "the cache of parameters cannot be written");
             }
+            unwritten.map().remove(&digest);
         }
     }
 
@@ -212,11 +253,11 @@ mod tests {
 
     use super::*;
 
-    fn parameter(number: u8, bytes: usize) -> (WeightEntry, Bytes) {
+    fn parameter(number: u8, bytes: usize) -> (WantedWeight, Bytes) {
         let content = Bytes::from(vec![number; bytes]);
         let digest = *blake3::hash(&content).as_bytes();
         let shape = vec![u32::try_from(bytes / 4).unwrap()];
-        (WeightEntry { name: format!("p{number}"), shape, dtype: DType::F32, digest }, content)
+        (WantedWeight { shape, dtype: DType::F32, digest }, content)
     }
 
     fn shelf(folder: &Path, limit_bytes: u64) -> Shelf {
@@ -271,6 +312,22 @@ mod tests {
         }
         assert!(cache.find(&parameter(99, 1000).0).is_some());
         assert!(cache.find(&parameter(1, 1000).0).is_none());
+    }
+
+    #[test]
+    fn the_newest_files_are_listed_first_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut shelf = shelf(folder.path(), 1 << 20);
+        let digests: Vec<Digest> = (0..3).map(|number| parameter(number, 100).0.digest).collect();
+        for (number, digest) in (0..3).zip(&digests) {
+            shelf.put(digest, &parameter(number, 100).1).unwrap();
+            let file = File::options().write(true).open(path_of(folder.path(), digest)).unwrap();
+            let age = Duration::from_secs(100 - u64::from(number));
+            file.set_times(FileTimes::new().set_modified(SystemTime::now() - age)).unwrap();
+        }
+        std::fs::create_dir(folder.path().join("other")).unwrap();
+        std::fs::write(folder.path().join("other/file"), "no parameter").unwrap();
+        assert_eq!(cache(folder.path()).newest(2), [digests[2], digests[1]]);
     }
 
     #[test]

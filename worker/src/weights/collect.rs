@@ -2,20 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use asyncdiff_common::wire::{DType, ToCoordinator, WEIGHTS_IN_FLIGHT, WeightEntry, WorkerFailure};
+use asyncdiff_common::wire::{DType, HELD_WEIGHTS_LIMIT, ToCoordinator, WEIGHTS_IN_FLIGHT, WeightEntry, WorkerFailure};
 use asyncdiff_model::checkpoint::StoredTensor;
 use asyncdiff_plan::JobId;
 use bytes::Bytes;
 
-use super::{LocalCheckpoint, WeightCache};
+use super::LocalWeights;
 use crate::actors::SessionRef;
 use crate::intake::{Digest, Intake};
 use crate::tensor_bytes::byte_count;
-
-/// How long no parameter may arrive: the largest, half a gigabyte, takes this long on a line of 17 MB/s.
-const SILENCE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Where parameters come from.
 #[derive(Clone)]
@@ -23,20 +19,9 @@ pub(crate) struct Collector {
     pub(crate) intake: Arc<Intake>,
     pub(crate) session: SessionRef,
     pub(crate) local: LocalWeights,
-}
-
-/// What this machine has.
-#[derive(Clone, Default)]
-pub(crate) struct LocalWeights {
-    pub(crate) checkpoint: Option<Arc<LocalCheckpoint>>,
-    pub(crate) cache: Option<Arc<WeightCache>>,
-}
-
-impl LocalWeights {
-    fn find(&self, folder: &str, entry: &WeightEntry) -> Option<StoredTensor> {
-        let in_checkpoint = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.find(folder, entry));
-        in_checkpoint.or_else(|| self.cache.as_ref().and_then(|cache| cache.find(entry)))
-    }
+    /// At which part of a list this worker begins. Those who want the same at the same time begin at different ones, and have the others of
+    /// each other.
+    pub(crate) beginning: u64,
 }
 
 impl Collector {
@@ -54,8 +39,13 @@ impl Collector {
         // Equal parameters, such as biases of zeros, are asked for once.
         let wanted: Vec<WeightEntry> = missing.filter(|entry| known.insert(entry.digest)).cloned().collect();
         let mut by_digest: HashMap<Digest, Bytes> = HashMap::with_capacity(wanted.len());
-        for batch in batches(&wanted) {
-            self.ask(job, batch, &mut by_digest).await?;
+        self.tell_held(entries.iter().filter(|entry| found.contains_key(&entry.name)));
+        let mut batches = batches(&wanted);
+        let beginning = self.beginning.checked_rem(batches.len() as u64).unwrap_or_default();
+        batches.rotate_left(beginning as usize);
+        for batch in batches {
+            self.transfer(job, batch, &mut by_digest).await?;
+            self.tell_held(batch.iter());
         }
         for entry in entries {
             if let Some(bytes) = by_digest.get(&entry.digest) {
@@ -72,7 +62,7 @@ impl Collector {
         entries: &[WeightEntry],
     ) -> Result<HashMap<String, StoredTensor>, WorkerFailure> {
         let local = self.local.clone();
-        if local.checkpoint.is_none() && local.cache.is_none() {
+        if local.is_none() {
             return Ok(HashMap::new());
         }
         let (folder, entries) = (folder.to_owned(), entries.to_vec());
@@ -85,35 +75,11 @@ impl Collector {
         found.map_err(|error| WorkerFailure::Panicked { message: error.to_string() })
     }
 
-    async fn ask(
-        &self,
-        job: JobId,
-        batch: &[WeightEntry],
-        arrived: &mut HashMap<Digest, Bytes>,
-    ) -> Result<(), WorkerFailure> {
-        let mut awaited = self.intake.ask_parameters(batch);
-        let digests = batch.iter().map(|entry| entry.digest).collect();
-        self.session.send(ToCoordinator::WantWeights { job, digests });
-        loop {
-            let overdue = |_| WorkerFailure::TimedOut {
-                what: "a parameter from the coordinator".to_owned(),
-                seconds: SILENCE_DEADLINE.as_secs(),
-            };
-            let Some((digest, bytes)) =
-                tokio::time::timeout(SILENCE_DEADLINE, awaited.next()).await.map_err(overdue)?
-            else {
-                return Ok(());
-            };
-            if *blake3::hash(&bytes).as_bytes() != digest {
-                let name = batch.iter().find(|entry| entry.digest == digest).map(|entry| entry.name.clone());
-                let reason = "its bytes are not those that its digest stands for".to_owned();
-                return Err(WorkerFailure::BadWeight { name: name.unwrap_or_default(), reason });
-            }
-            if let Some(cache) = &self.local.cache {
-                // One after the other as they arrive: what is interrupted goes on from there.
-                cache.keep(digest, bytes.clone()).await;
-            }
-            arrived.insert(digest, bytes);
+    /// Tells the coordinator what others can have of this worker.
+    fn tell_held<'a>(&self, entries: impl Iterator<Item = &'a WeightEntry>) {
+        let digests: Vec<_> = entries.map(|entry| entry.digest).take(HELD_WEIGHTS_LIMIT).collect();
+        if !self.local.is_none() && !digests.is_empty() {
+            self.session.send(ToCoordinator::HoldsWeights { digests });
         }
     }
 }
@@ -173,7 +139,7 @@ mod tests {
 
     #[test]
     fn batches_are_bounded_and_a_large_parameter_travels_alone() {
-        let entries = [entry("a", 30), entry("b", 30), entry("c", 30), entry("d", 200), entry("e", 1)];
+        let entries = [entry("a", 15), entry("b", 15), entry("c", 15), entry("d", 200), entry("e", 1)];
         let names: Vec<String> =
             batches(&entries).iter().map(|batch| batch.iter().map(|entry| entry.name.as_str()).collect()).collect();
         assert_eq!(names, ["ab", "c", "d", "e"]);

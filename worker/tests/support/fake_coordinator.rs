@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use asyncdiff_common::codec;
 use asyncdiff_common::wire::{
-    DType, Endpoint, Hello, TensorHeader, TensorName, ToCoordinator, ToWorker, WorkerFailure, WorkerReply,
+    DType, Endpoint, FailedPeer, Hello, TensorHeader, TensorName, ToCoordinator, ToWorker, WorkerFailure, WorkerReply,
     WorkerRequest,
 };
 use asyncdiff_plan::{Epoch, JobId};
@@ -25,8 +25,12 @@ pub(crate) struct FakeCoordinator {
     network: Arc<dyn Network>,
     pub(crate) workers: BTreeMap<PeerName, WorkerSession>,
     pub(crate) weights: WeightStore,
-    /// Parameters that were asked for so far.
+    /// Parameters that were asked for so far and that it sent.
     pub(crate) asked_weights: usize,
+    /// Whom it sends others to for parameters.
+    pub(crate) holder: Option<(String, Endpoint)>,
+    /// Who did not send them.
+    pub(crate) failed: Vec<FailedPeer>,
     /// What came and was not asked for yet, in order.
     events: VecDeque<(PeerName, Event)>,
     arrivals: mpsc::Receiver<(PeerName, Event)>,
@@ -59,6 +63,8 @@ impl FakeCoordinator {
             workers: BTreeMap::new(),
             weights: WeightStore::default(),
             asked_weights: 0,
+            holder: None,
+            failed: Vec::new(),
             events: VecDeque::new(),
             arrivals,
             sender,
@@ -173,7 +179,15 @@ impl FakeCoordinator {
             }
             match event {
                 Event::Control(ToCoordinator::Heartbeat { .. }) => {}
-                Event::Control(ToCoordinator::WantWeights { digests, .. }) => self.serve(&from, &digests).await,
+                Event::Control(ToCoordinator::WantWeights { ticket, digests, instead_of, .. }) => {
+                    match self.holder.clone().filter(|_| instead_of.is_none()) {
+                        Some((peer, endpoint)) => {
+                            self.tell(&from, &ToWorker::AskPeer { ticket, peer, endpoint, digests }).await;
+                        }
+                        None => self.serve(&from, &digests).await,
+                    }
+                    self.failed.extend(instead_of);
+                }
                 other => self.events.push_back((from, other)),
             }
         }

@@ -5,21 +5,21 @@ use std::time::Duration;
 
 use asyncdiff_common::codec;
 use asyncdiff_common::wire::ToCoordinator;
-use asyncdiff_plan::JobId;
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::link::{ControlReceiver, Link, LinkSender};
+use asyncdiff_transport::weights::WeightServer;
 use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::SessionAdmission;
 use super::requests::NewRequest;
 use super::state::{SessionParts, SessionState};
 use super::tensors::{Routes, receive_tensors};
-use super::weights::{WAITING_LISTS, serve_weights};
+use super::weights::SessionWeights;
 use crate::actors::Limits;
 use crate::actors::membership::MembershipMessage;
-use crate::model_store::ModelStore;
+use crate::actors::weights::WeightDirectory;
 use asyncdiff_common::owned_task::OwnedTask;
 
 /// The session with one worker.
@@ -34,7 +34,8 @@ pub(crate) struct SessionArguments {
     pub(crate) link: Link,
     pub(crate) admission: Arc<SessionAdmission>,
     pub(crate) membership: ActorRef<MembershipMessage>,
-    pub(crate) store: Arc<ModelStore>,
+    pub(crate) server: Arc<WeightServer>,
+    pub(crate) directory: WeightDirectory,
     pub(crate) limits: Limits,
 }
 
@@ -53,7 +54,7 @@ pub(crate) enum SessionMessage {
     /// Time passed.
     Tick,
     /// A parameter of the checkpoint could not be read.
-    WeightsUnreadable { job: JobId, reason: String },
+    WeightsUnreadable { digest: [u8; 32], reason: String },
     /// Membership took the worker in.
     Welcome,
     /// Membership does not take the worker in, or not any more.
@@ -79,18 +80,22 @@ impl Actor for WorkerSession {
         myself: ActorRef<SessionMessage>,
         arguments: SessionArguments,
     ) -> Result<SessionState, ActorProcessingErr> {
-        let SessionArguments { peer, link, admission, membership, store, limits } = arguments;
+        let SessionArguments { peer, link, admission, membership, server, directory, limits } = arguments;
         let Link { sender, control, tensors } = link;
         let (routes, routes_seen) = watch::channel(Routes::default());
-        let (wanted, lists) = mpsc::channel(WAITING_LISTS);
+        let told = myself.clone();
+        let asker = server.asker(sender.clone(), move |wanted, reason| {
+            // A session that has ended needs no parameters.
+            let _ = told.send_message(SessionMessage::WeightsUnreadable { digest: wanted.digest, reason });
+        });
+        let weights = SessionWeights::new(asker, directory);
         let tasks = [
             OwnedTask::spawn(receive_control(control, sender.clone(), myself.clone())),
             OwnedTask::spawn(receive_tensors(tensors, routes_seen, myself.clone())),
-            OwnedTask::spawn(serve_weights(store, sender.clone(), lists, myself.clone())),
             OwnedTask::spawn(tick(limits.heartbeat_interval, myself)),
         ];
-        let parts = SessionParts { peer, link: sender, admission, membership, limits };
-        Ok(SessionState::new(parts, routes, wanted, tasks))
+        let parts = SessionParts { peer, link: sender, admission, membership, limits, weights };
+        Ok(SessionState::new(parts, routes, tasks))
     }
 
     async fn handle(
@@ -111,7 +116,7 @@ impl Actor for WorkerSession {
             SessionMessage::Request(request) => state.handle_request(&myself, request),
             SessionMessage::TensorArrived { request, payload } => state.handle_tensor(request, payload),
             SessionMessage::Tick => state.handle_tick(&myself),
-            SessionMessage::WeightsUnreadable { job, reason } => state.handle_unreadable(job, reason),
+            SessionMessage::WeightsUnreadable { digest, reason } => state.handle_unreadable(digest, &reason),
             SessionMessage::Welcome => state.handle_welcome(&myself),
             SessionMessage::End { reason, ending } => state.handle_end(&myself, reason, ending),
         }

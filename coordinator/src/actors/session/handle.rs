@@ -21,6 +21,7 @@ use super::tensors::{Route, Routes};
 use super::turnaround::Turnaround;
 use super::{SessionAdmission, SessionMessage, TensorPromise, TensorSpec, WorkerPart, WorkerRecord, WorkerState};
 use crate::actors::denoiser::DenoiserMessage;
+use crate::actors::weights::WeightCounts;
 use crate::denoise::LoopSettings;
 use crate::failure::JobFailed;
 
@@ -165,6 +166,8 @@ impl WorkerHandle {
             address: format!("{}:{}", endpoint.host, endpoint.control_port),
             process_id: hello.process_id,
             tensors: self.0.admission.counts(),
+            // Known to the directory of parameters.
+            weights: WeightCounts::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!   control receiver task ──► WorkerSession actor ──► answers, Membership, Denoiser (loss, failures)
 //!   tensor receiver task  ──► Denoiser (noise predictions) · WorkerSession (replies)
-//!   weight server task    ◄── WorkerSession (WantWeights) ──► link
+//!   server of parameters  ◄── WorkerSession (WantWeights) ──► AskPeer, for what other workers have
 //! ```
 
 mod actor;

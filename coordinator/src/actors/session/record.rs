@@ -4,6 +4,8 @@ use asyncdiff_common::wire::DeviceInfo;
 use asyncdiff_plan::{JobId, Lane, PlacedPlan, Rank};
 use serde::{Deserialize, Serialize};
 
+use crate::actors::weights::WeightCounts;
+
 /// What is known of a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerRecord {
@@ -23,6 +25,9 @@ pub struct WorkerRecord {
     pub process_id: u32,
     /// Tensors that it sent to the coordinator in this session.
     pub tensors: TensorCounts,
+    /// Parameters that it was sent in this session.
+    #[serde(default)]
+    pub weights: WeightCounts,
 }
 
 /// A worker's part in a job.

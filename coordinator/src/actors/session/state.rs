@@ -1,23 +1,22 @@
 //! What the actor does at each message.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use asyncdiff_common::codec;
-use asyncdiff_common::wire::{Endpoint, Hello, ToCoordinator, ToWorker, WorkerFailure, WorkerRequest};
+use asyncdiff_common::wire::{Endpoint, Hello, ToCoordinator, ToWorker};
 use asyncdiff_plan::JobId;
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::link::{Farewell, LinkError, LinkSender, Misbehaviour};
 use bytes::Bytes;
 use ractor::ActorRef;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::actor::{Ending, SessionMessage};
 use super::handle::{Introduction, WorkerHandle};
-use super::requests::{NewRequest, Outstanding, RequestFailed, job_of};
+use super::requests::{NewRequest, Outstanding, RequestFailed};
 use super::tensors::Routes;
-use super::weights::WantedWeights;
+use super::weights::{SessionWeights, WantedWeights};
 use super::{SessionAdmission, TensorSpec};
 use crate::actors::Limits;
 use crate::actors::denoiser::DenoiserMessage;
@@ -33,15 +32,13 @@ pub(crate) struct SessionState {
     limits: Limits,
     stage: Stage,
     outstanding: Outstanding,
-    /// By job: what its requests listed, so that a worker gets parameters of what it was assigned and no others.
-    listed: HashMap<JobId, HashSet<[u8; 32]>>,
-    wanted: mpsc::Sender<WantedWeights>,
+    pub(super) weights: SessionWeights,
     heard: Instant,
     ticked: Instant,
     /// Until the worker introduces itself.
     routes: Option<watch::Sender<Routes>>,
     span: tracing::Span,
-    _tasks: [OwnedTask; 4],
+    _tasks: [OwnedTask; 3],
 }
 
 enum Stage {
@@ -60,17 +57,13 @@ pub(super) struct SessionParts {
     pub(super) admission: Arc<SessionAdmission>,
     pub(super) membership: ActorRef<MembershipMessage>,
     pub(super) limits: Limits,
+    pub(super) weights: SessionWeights,
 }
 
 impl SessionState {
     /// `routes`: handed to the worker's handle when it introduces itself. `tasks`: end with the session.
-    pub(super) fn new(
-        parts: SessionParts,
-        routes: watch::Sender<Routes>,
-        wanted: mpsc::Sender<WantedWeights>,
-        tasks: [OwnedTask; 4],
-    ) -> Self {
-        let SessionParts { peer, link, admission, membership, limits } = parts;
+    pub(super) fn new(parts: SessionParts, routes: watch::Sender<Routes>, tasks: [OwnedTask; 3]) -> Self {
+        let SessionParts { peer, link, admission, membership, limits, weights } = parts;
         let (span, now) = (tracing::info_span!("session", worker = %peer), Instant::now());
         Self {
             peer,
@@ -80,8 +73,7 @@ impl SessionState {
             limits,
             stage: Stage::Silent,
             outstanding: Outstanding::default(),
-            listed: HashMap::new(),
-            wanted,
+            weights,
             heard: now,
             ticked: now,
             routes: Some(routes),
@@ -131,8 +123,14 @@ impl SessionState {
                     tracing::debug!(request, "an answer came that nobody waits for any more");
                 }
             }
-            (ToCoordinator::WantWeights { job, digests }, Stage::Introduced(_)) => {
-                self.handle_want_weights(myself, job, digests);
+            (ToCoordinator::WantWeights { job, ticket, digests, instead_of }, Stage::Introduced(_)) => {
+                self.handle_want_weights(myself, WantedWeights { job, ticket, digests, instead_of });
+            }
+            (ToCoordinator::HoldsWeights { digests }, Stage::Introduced(handle)) => {
+                self.weights.directory.note_held(handle.name(), &digests);
+            }
+            (ToCoordinator::WeightsArrived { ticket }, Stage::Introduced(handle)) => {
+                self.weights.directory.note_arrived(handle.name(), ticket);
             }
             (ToCoordinator::JobFailed { job, epoch, failure }, Stage::Introduced(handle)) => {
                 tracing::info!(%job, %epoch, %failure, "job failed at the worker");
@@ -175,40 +173,8 @@ impl SessionState {
         if let Some(spec) = spec {
             self.admission.expect_reply(number, spec);
         }
-        self.note_listed(&body);
+        self.weights.note_listed(&body);
         self.send(myself, &ToWorker::Request { request: number, body });
-    }
-
-    fn note_listed(&mut self, body: &WorkerRequest) {
-        let weights = match body {
-            WorkerRequest::Assign(assignment) | WorkerRequest::Preload(assignment) => &assignment.weights,
-            WorkerRequest::DecodeLatents { model, .. } | WorkerRequest::EncodeText { model, .. } => &model.weights,
-            WorkerRequest::ReleaseJob { job } => {
-                self.listed.remove(job);
-                return;
-            }
-            WorkerRequest::Measure { .. } | WorkerRequest::MeasureLink { .. } => return,
-        };
-        if let Some(job) = job_of(body) {
-            self.listed.entry(job).or_default().extend(weights.iter().map(|entry| entry.digest));
-        }
-    }
-
-    fn handle_want_weights(&mut self, myself: &ActorRef<SessionMessage>, job: JobId, digests: Vec<[u8; 32]>) {
-        // A job that was released while the worker asked: it learns of the release next.
-        let Some(listed) = self.listed.get(&job) else { return };
-        if !digests.iter().all(|digest| listed.contains(digest)) {
-            return self.end(myself, "it asked for parameters that it was not assigned", out_of_order());
-        }
-        if self.wanted.try_send(WantedWeights { job, digests }).is_err() {
-            self.end(myself, "it asked for more parameters than it may at a time", out_of_order());
-        }
-    }
-
-    pub(super) fn handle_unreadable(&mut self, job: JobId, reason: String) {
-        tracing::warn!(%job, reason, "a parameter of the checkpoint cannot be read");
-        let failure = WorkerFailure::BadWeight { name: "of the checkpoint".to_owned(), reason };
-        self.fail_requests(job, &RequestFailed::Failed(failure));
     }
 
     pub(super) fn handle_tick(&mut self, myself: &ActorRef<SessionMessage>) {
@@ -255,14 +221,14 @@ impl SessionState {
         self.end(myself, &reason, Farewell::Done);
     }
 
-    fn fail_requests(&mut self, job: JobId, why: &RequestFailed) {
+    pub(super) fn fail_requests(&mut self, job: JobId, why: &RequestFailed) {
         for number in self.outstanding.fail_job(job, why) {
             self.admission.forget_reply(number);
         }
     }
 
     /// Sends a control message. A worker whose queue is full does not listen any more.
-    fn send(&mut self, myself: &ActorRef<SessionMessage>, message: &ToWorker) {
+    pub(super) fn send(&mut self, myself: &ActorRef<SessionMessage>, message: &ToWorker) {
         let bytes = match codec::encode(message) {
             Ok(bytes) => bytes,
             Err(error) => return self.end(myself, &error.to_string(), Farewell::failed(&error.to_string())),
@@ -275,7 +241,7 @@ impl SessionState {
     }
 
     /// Ends the session: everybody who counts on the worker hears of it at once.
-    fn end(&mut self, myself: &ActorRef<SessionMessage>, reason: &str, farewell: Farewell) {
+    pub(super) fn end(&mut self, myself: &ActorRef<SessionMessage>, reason: &str, farewell: Farewell) {
         let stage = std::mem::replace(&mut self.stage, Stage::Ended);
         tracing::info!(reason, "session ended");
         // First of all, so that nobody who hears of the loss takes the worker for a live one.
@@ -287,7 +253,7 @@ impl SessionState {
         myself.stop(Some(reason.to_owned()));
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         match &self.peer {
             PeerName::Worker(name) => name.to_string(),
             PeerName::Coordinator => self.peer.to_string(),
@@ -295,7 +261,7 @@ impl SessionState {
     }
 }
 
-fn out_of_order() -> Farewell {
+pub(super) fn out_of_order() -> Farewell {
     let reason = "a message came in the wrong place".to_owned();
     Farewell::Misbehaviour(Misbehaviour::Malformed { frame: "control message".to_owned(), reason })
 }

@@ -1,12 +1,14 @@
-//! Links that other workers open: each is read by a task of its own, which hands tensors to the device past all actors.
+//! Links that other workers open: each is read by a task of its own, which hands tensors to the device past all actors, and what they ask for to the
+//! server of parameters.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use asyncdiff_common::codec;
 use asyncdiff_common::wire::{TensorName, ToPeer};
-use asyncdiff_transport::link::{Link, LinkSender};
+use asyncdiff_transport::link::{ControlReceiver, Farewell, Link, LinkSender, Misbehaviour, TensorReceiver};
 use asyncdiff_transport::network::Network;
+use asyncdiff_transport::weights::WeightServer;
 use asyncdiff_transport::{PeerName, WorkerName};
 use ractor::ActorRef;
 use tokio::task::JoinSet;
@@ -25,6 +27,8 @@ pub(super) struct Accepting {
     pub(super) device: DeviceHandle,
     pub(super) node: ActorRef<NodeMessage>,
     pub(super) numbers: Arc<AtomicU64>,
+    /// What this worker has, for others.
+    pub(super) weights: Arc<WeightServer>,
 }
 
 impl Accepting {
@@ -48,7 +52,8 @@ impl Accepting {
             let number = self.numbers.fetch_add(1, Ordering::Relaxed);
             let link = incoming.accept(self.intake.clone());
             let (intake, device, node) = (Arc::clone(&self.intake), self.device.clone(), self.node.clone());
-            readers.spawn(read(Reader { peer, number, link, intake, device, node }));
+            let weights = Arc::clone(&self.weights);
+            readers.spawn(read(Reader { peer, number, link, intake, device, node, weights }));
         }
     }
 }
@@ -60,29 +65,61 @@ struct Reader {
     intake: Arc<Intake>,
     device: DeviceHandle,
     node: ActorRef<NodeMessage>,
+    weights: Arc<WeightServer>,
 }
 
 async fn read(reader: Reader) {
-    let Reader { peer, number, link, intake, device, node } = reader;
-    // Who dials says nothing but tensors: control frames are discarded and counted.
-    let Link { sender, control: _, mut tensors } = link;
+    let Reader { peer, number, link, intake, device, node, weights } = reader;
+    let Link { sender, control, tensors } = link;
     // These fail only when the worker is stopping.
     drop(node.cast(NodeMessage::PeerAccepted { peer: peer.clone(), link: number }));
-    while let Some(frame) = tensors.tensor().await {
-        if let TensorName::Probe(number) = frame.header.name {
-            acknowledge(&sender, number);
-        } else if let Some(command) = intake.route(frame) {
-            device.submit(command).await;
-        }
-    }
+    tokio::join!(read_tensors(tensors, &sender, &intake, &device), read_control(control, &sender, &weights));
     let reason = sender.closed().await.to_string();
     drop(node.cast(NodeMessage::PeerLost { peer, link: number, reason }));
 }
 
+async fn read_tensors(mut tensors: TensorReceiver, sender: &LinkSender, intake: &Intake, device: &DeviceHandle) {
+    while let Some(frame) = tensors.tensor().await {
+        if let TensorName::Probe(number) = frame.header.name {
+            acknowledge(sender, number);
+        } else if let Some(command) = intake.route(frame) {
+            device.submit(command).await;
+        }
+    }
+}
+
+/// Who dials asks for parameters and says nothing else. They are served to whoever knows their digests: members of the cluster, as their
+/// certificates say.
+async fn read_control(mut control: ControlReceiver, sender: &LinkSender, weights: &WeightServer) {
+    let told = sender.clone();
+    let asker = weights.asker(sender.clone(), move |wanted, reason| {
+        tracing::debug!(reason, "a parameter that another worker asks for is not here");
+        tell(&told, &ToPeer::WeightsNotHeld { digests: vec![wanted.digest] });
+    });
+    while let Some(frame) = control.control().await {
+        let asked = match codec::decode(&frame) {
+            Ok(ToPeer::WantWeights { wanted }) => asker.ask(wanted).map_err(|error| error.to_string()),
+            Ok(ToPeer::ProbeArrived { .. } | ToPeer::WeightsNotHeld { .. }) => {
+                Err("who dials a link asked nobody".to_owned())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(reason) = asked {
+            let frame = "control message".to_owned();
+            return sender.close(Farewell::Misbehaviour(Misbehaviour::Malformed { frame, reason }));
+        }
+    }
+}
+
 /// Says that a probe has arrived. One whose answer finds no room is lost, as is one of a peer that is gone: who measures has a deadline.
 fn acknowledge(sender: &LinkSender, number: u64) {
-    let sent = codec::encode(&ToPeer::ProbeArrived { number }).map(|frame| sender.try_send_control(frame.into()));
+    tell(sender, &ToPeer::ProbeArrived { number });
+}
+
+/// Says something, if there is room: whoever waits for it has a deadline.
+fn tell(sender: &LinkSender, message: &ToPeer) {
+    let sent = codec::encode(message).map(|frame| sender.try_send_control(frame.into()));
     if !matches!(sent, Ok(Ok(()))) {
-        tracing::debug!(number, "a probe's arrival could not be told");
+        tracing::debug!(?message, "another worker could not be told");
     }
 }

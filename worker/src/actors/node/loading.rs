@@ -120,7 +120,8 @@ impl NodeState {
             self.ensure_peer(name, &peer.endpoint).await.map_err(actor_failed)?;
         }
         let Some(session) = self.session.clone() else { return Ok(()) };
-        let collector = Collector { intake: Arc::clone(&self.intake), session, local: self.local.clone() };
+        let (intake, local, beginning) = (Arc::clone(&self.intake), self.local.clone(), self.incarnation);
+        let collector = Collector { intake, session, local, beginning };
         let (wanted, node) = (self.wanted(&checked), self.myself.clone());
         let collect = async move { collector.collect(job, DENOISER_FOLDER, wanted).await };
         let task = OwnedTask::spawn_reporting(collect, move |result| {

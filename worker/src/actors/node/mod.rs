@@ -7,6 +7,7 @@ mod peers;
 mod requests;
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use asyncdiff_common::wire::{Endpoint, ToCoordinator, WorkerFailure, WorkerRequest};
@@ -15,6 +16,7 @@ use asyncdiff_model::component::Component as LoadedComponent;
 use asyncdiff_plan::{ComponentId, Epoch, JobId};
 use asyncdiff_transport::WorkerName;
 use asyncdiff_transport::network::Network;
+use asyncdiff_transport::weights::WeightServer;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -25,7 +27,7 @@ use crate::assignment::{CheckedAssignment, ComponentKey};
 use crate::config::Membership;
 use crate::device::{DeviceHandle, JobOutcome};
 use crate::error::WorkerError;
-use crate::intake::Intake;
+use crate::intake::{Digest, Intake};
 use crate::probing::{PeerPath, ProcessorTime};
 use crate::weights::LocalWeights;
 use asyncdiff_common::owned_task::OwnedTask;
@@ -44,6 +46,7 @@ pub(crate) struct NodeArguments {
     pub(crate) coordinator: Vec<Endpoint>,
     pub(crate) device: DeviceHandle,
     pub(crate) local: LocalWeights,
+    pub(crate) weights_bytes_per_second: Option<NonZeroU64>,
     pub(crate) membership: Option<watch::Sender<Membership>>,
     pub(crate) incarnation: u64,
     pub(crate) processor_time: ProcessorTime,
@@ -52,6 +55,8 @@ pub(crate) struct NodeArguments {
 }
 
 pub(crate) enum NodeMessage {
+    /// The coordinator says that another worker has parameters.
+    AskPeer { ticket: u64, peer: String, endpoint: Endpoint, digests: Vec<Digest> },
     /// An assignment took too long.
     AssignOverdue { job: JobId, epoch: Epoch },
     /// An assignment makes sense, or not.
@@ -92,6 +97,7 @@ pub(crate) struct NodeState {
     device: DeviceHandle,
     processor_time: ProcessorTime,
     local: LocalWeights,
+    incarnation: u64,
     intake: Arc<Intake>,
     control: ActorRef<SessionMessage>,
     session: Option<SessionRef>,
@@ -123,8 +129,8 @@ impl Actor for Node {
         myself: ActorRef<NodeMessage>,
         arguments: NodeArguments,
     ) -> Result<NodeState, ActorProcessingErr> {
-        let NodeArguments { network, coordinator, device, local, membership, incarnation, processor_time, ended } =
-            arguments;
+        let NodeArguments { network, coordinator, device, local, weights_bytes_per_second, .. } = arguments;
+        let NodeArguments { membership, incarnation, processor_time, ended, .. } = arguments;
         let intake = Intake::new(device.to_doorstep());
         let session = SessionArguments {
             network: Arc::clone(&network),
@@ -143,6 +149,7 @@ impl Actor for Node {
             device: device.clone(),
             node: myself.clone(),
             numbers: peers.numbers(),
+            weights: Arc::new(WeightServer::start(Arc::new(local.clone()), weights_bytes_per_second)),
         };
         Ok(NodeState {
             myself,
@@ -150,6 +157,7 @@ impl Actor for Node {
             device,
             processor_time,
             local,
+            incarnation,
             intake,
             control,
             session: None,
@@ -176,6 +184,9 @@ impl Actor for Node {
         match message {
             NodeMessage::Checked { job, epoch, result } => state.handle_checked(job, epoch, result).await,
             NodeMessage::Collected { job, epoch, result } => state.handle_collected(job, epoch, result).await,
+            NodeMessage::AskPeer { ticket, peer, endpoint, digests } => {
+                state.redirect(ticket, &peer, &endpoint, digests).await;
+            }
             NodeMessage::Request { session, request, body } => match *body {
                 WorkerRequest::MeasureLink { peer, endpoint } if state.may_run(session, request) => {
                     state.measure_link(request, &peer, &endpoint).await;
@@ -233,11 +244,27 @@ impl NodeState {
             NodeMessage::RequestEnded { session, request } => self.handle_request_ended(session, request),
             NodeMessage::SessionEnded(error) => self.end(Err(error)),
             NodeMessage::SessionLost { session } => self.handle_session_lost(session),
-            NodeMessage::SessionOpened(session) => self.session = Some(session),
+            NodeMessage::SessionOpened(session) => self.handle_session_opened(session),
             NodeMessage::WantToLeave { reason } => self.handle_want_to_leave(reason),
             // Handled by the caller.
-            NodeMessage::Checked { .. } | NodeMessage::Collected { .. } | NodeMessage::Request { .. } => {}
+            NodeMessage::AskPeer { .. }
+            | NodeMessage::Checked { .. }
+            | NodeMessage::Collected { .. }
+            | NodeMessage::Request { .. } => {}
         }
+    }
+
+    /// Tells a new session what others can have of this worker; the coordinator may be another one than before.
+    fn handle_session_opened(&mut self, session: SessionRef) {
+        self.session = Some(session.clone());
+        let local = self.local.clone();
+        self.chores.spawn(async move {
+            // Reads folders. Without a cache or a checkpoint it does nothing, and a panic costs transfers from the coordinator.
+            let digests = tokio::task::spawn_blocking(move || local.inventory()).await.unwrap_or_default();
+            if !digests.is_empty() {
+                session.send(ToCoordinator::HoldsWeights { digests });
+            }
+        });
     }
 
     /// The jobs are the coordinator's: without it they are over here. What is loaded stays for the next one.

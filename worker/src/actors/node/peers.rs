@@ -15,6 +15,7 @@ use super::NodeState;
 use super::jobs::Direction;
 use crate::actors::peer_link::{PeerLink, PeerLinkArguments, PeerLinkMessage};
 use crate::failure::without_hint;
+use crate::intake::{Digest, Notice};
 use crate::probing::PeerPath;
 
 /// The links, by the other worker's name. Numbers tell an old link's end from a new link's.
@@ -33,10 +34,22 @@ struct Outgoing {
 }
 
 /// What has become of a link to a peer.
+#[derive(Debug)]
 pub(crate) enum PeerState {
     Dialling,
     Ended { reason: String },
     Open(PeerPath),
+}
+
+impl PeerState {
+    /// Waits until a link is open.
+    pub(crate) async fn opened(mut link: watch::Receiver<Self>) -> Result<PeerPath, String> {
+        match link.wait_for(|state| !matches!(state, Self::Dialling)).await.as_deref() {
+            Ok(Self::Open(path)) => Ok(path.clone()),
+            Ok(Self::Ended { reason }) => Err(reason.clone()),
+            Ok(Self::Dialling) | Err(_) => Err("another link has taken its place".to_owned()),
+        }
+    }
 }
 
 impl Peers {
@@ -110,6 +123,7 @@ impl NodeState {
             number,
             network: Arc::clone(&self.network),
             intake: Arc::clone(&self.intake),
+            device: self.device.clone(),
             node: self.myself.clone(),
         };
         let (actor, _) = PeerLink::spawn_linked(None, PeerLink, arguments, self.myself.get_cell()).await?;
@@ -119,6 +133,22 @@ impl NodeState {
             old.actor.stop(None);
         }
         Ok(())
+    }
+
+    /// Has a request ask a peer for parameters.
+    pub(super) async fn redirect(&mut self, ticket: u64, peer: &str, endpoint: &Endpoint, digests: Vec<Digest>) {
+        let Ok(peer) = WorkerName::new(peer) else {
+            // Names come from certificates: this is a coordinator of another kind, and what it does not send is missed.
+            return tracing::warn!(peer, "the coordinator names a worker that cannot be");
+        };
+        let link = match self.ensure_peer(&peer, endpoint).await {
+            Ok(()) => self.peers.watch(&peer),
+            Err(error) => {
+                tracing::error!(%error, "an actor cannot be started");
+                None
+            }
+        };
+        self.intake.notify(ticket, Notice::Redirected { peer, link, digests });
     }
 
     pub(super) fn handle_peer_connected(&mut self, peer: &WorkerName, link: u64, path: PeerPath) {

@@ -144,7 +144,7 @@ impl NodeState {
             drop(node.cast(NodeMessage::RequestEnded { session: number, request }));
         };
         let (intake, local) = (Arc::clone(&self.intake), self.local.clone());
-        let collector = Collector { intake, session: session.clone(), local };
+        let collector = Collector { intake, session: session.clone(), local, beginning: self.incarnation };
         Some((Tools { device: self.device.clone(), collector, session }, ended))
     }
 }
