@@ -35,6 +35,9 @@ impl LinkCost {
         busy_seconds_per_tensor: 0.0,
     };
 
+    /// What a link is priced at that carries nothing: so much that every plan without it is faster.
+    pub const UNUSABLE: Self = Self { latency_seconds: 1.0, bytes_per_second: 1.0, ..Self::FREE };
+
     /// Seconds that a tensor of so many bytes takes from the device at either end.
     #[must_use]
     pub fn busy_seconds(&self, bytes: f64) -> f64 {
@@ -58,5 +61,11 @@ impl Links {
     #[must_use]
     pub fn cost(&self, from: Option<Rank>, to: Option<Rank>) -> LinkCost {
         self.others.get(&(from, to)).copied().unwrap_or(self.usual)
+    }
+
+    /// Whether one rank can send to another at all.
+    #[must_use]
+    pub fn can_carry(&self, from: Rank, to: Rank) -> bool {
+        self.cost(Some(from), Some(to)) != LinkCost::UNUSABLE
     }
 }

@@ -25,9 +25,6 @@ const LOCAL_LINK: LinkCost = LinkCost { latency_seconds: 0.000_3, bytes_per_seco
 /// The same to another machine: 1 Gbit/s Ethernet. A faster network makes the prediction too careful, not wrong in kind.
 const REMOTE_LINK: LinkCost = LinkCost { latency_seconds: 0.001, bytes_per_second: 110.0e6, ..QUIC_WORK };
 
-/// What a link is priced at that could not be measured: so much that every plan without it is faster.
-const UNUSABLE_LINK: LinkCost = LinkCost { latency_seconds: 1.0, bytes_per_second: 1.0, ..LinkCost::FREE };
-
 /// How long a worker may take to measure a link: some seconds more than it gives itself.
 const MEASURE_WITHIN: Duration = Duration::from_secs(20);
 
@@ -60,14 +57,14 @@ pub(super) async fn job_links(workers: &[WorkerHandle], wishes: &Wishes) -> Resu
             Some(KnownLink::Measured(measured)) => cost(measured),
             Some(KnownLink::Unusable { reason, .. }) => {
                 warnings.push(warning(&workers[from], &workers[to], &reason));
-                UNUSABLE_LINK
+                LinkCost::UNUSABLE
             }
             None => match representatives
                 .get(&(hosts[from], hosts[to]))
                 .and_then(|&(from, to)| workers[from].link_to(&workers[to]))
             {
                 Some(KnownLink::Measured(measured)) => cost(measured),
-                Some(KnownLink::Unusable { .. }) => UNUSABLE_LINK,
+                Some(KnownLink::Unusable { .. }) => LinkCost::UNUSABLE,
                 // It has just become too old, or was displaced: measured again for the next job.
                 None => REMOTE_LINK,
             },
@@ -92,7 +89,7 @@ pub(super) async fn measure_used(
         let assumed = assumed.cost(rank_of(from), rank_of(to));
         match workers[from].link_to(&workers[to]) {
             Some(KnownLink::Measured(measured)) => measured.bytes_per_second * SURPRISE < assumed.bytes_per_second,
-            Some(KnownLink::Unusable { .. }) => assumed != UNUSABLE_LINK,
+            Some(KnownLink::Unusable { .. }) => assumed != LinkCost::UNUSABLE,
             None => false,
         }
     };

@@ -183,6 +183,27 @@ async fn a_job_goes_on_past_a_link_between_two_workers_that_does_not_carry() {
     assert_eq!(record.summary.unwrap().workers.len(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_path_that_carries_one_way_only_is_given_up_as_soon_as_both_ends_are_heard_and_no_plan_goes_over_it_again() {
+    let hub = SimulatedNetwork::with_faults(11);
+    let cluster = TestCluster::on(hub, tiny_store(), &["a", "b", "c"], SLOW, Limits::default()).await;
+    let (started, split) = (Instant::now(), Wishes { split_guidance: Some(false), ..wishes(3, 1, 1, TimeShift::Off) });
+    let handle = cluster.submit(tensor_job(20, 7.5, split)).await;
+    cluster.wait_for_steps(&handle, 3).await;
+    let (a, b) = (PeerName::worker("a").unwrap(), PeerName::worker("b").unwrap());
+    let since = Instant::now();
+    cluster.hub.set_faults(&a, &b, &Faults { cut: true, ..Faults::default() });
+    let record = ended(handle).await;
+    assert_eq!(record.state, JobState::Done, "{:?}", record.error);
+    assert_eq!(record.recoveries.len(), 1, "{:?}", record.recoveries);
+    assert!(record.recoveries[0].what.contains("the link to worker"), "{:?}", record.recoveries);
+    let noticed = started + Duration::from_secs_f64(record.recoveries[0].after_seconds) - since;
+    // A simulated link is lost after two seconds; a heartbeat follows.
+    assert!(noticed < Duration::from_millis(2300), "noticed after {noticed:?}");
+    // Both ends are there, and may be used, but not by one job that needs the path.
+    assert_eq!(cluster.cluster.workers().await.unwrap().len(), 3);
+}
+
 #[tokio::test]
 async fn a_worker_with_too_little_memory_is_left_out_and_named_where_it_was_asked_for() {
     let mut cluster = TestCluster::start(&["a"], Pace::Instant).await;

@@ -11,8 +11,8 @@ use asyncdiff_transport::network::SimulatedNetwork;
 
 use super::support::{SLOW, TestCluster, ended, tensor_job, tiny_store, wishes};
 
-/// Far more than a step takes.
-const DELAY: Duration = Duration::from_secs(20);
+/// More than a step takes, and not so much that a worker gives up measuring the link: plans avoid a link that seems to carry nothing.
+const DELAY: Duration = Duration::from_secs(2);
 
 const NAMES: [&str; 3] = ["worker-a", "worker-b", "worker-c"];
 
@@ -55,9 +55,9 @@ async fn a_slow_link_delays_only_what_depends_on_it() {
     let delay = DELAY.as_micros() as u64;
     // In the warm-up the last component waits for the first one's skip connections, beside what it waits for
     // anyway ...
-    assert!(slipped(2, 0) > delay / 10 * 9, "{}", slipped(2, 0));
+    assert!(slipped(2, 0) > delay / 10 * 7, "{}", slipped(2, 0));
     // ... and the middle one, which reads another link, goes on to the next round meanwhile.
     assert!(slipped(1, 1) < delay / 10, "{}", slipped(1, 1));
     // The next latents depend on the last component, and so does the first component's next run.
-    assert!(slipped(0, 1) > delay / 10 * 9, "{}", slipped(0, 1));
+    assert!(slipped(0, 1) > delay / 10 * 7, "{}", slipped(0, 1));
 }

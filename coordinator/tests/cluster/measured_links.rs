@@ -1,5 +1,6 @@
 //! Links are measured before a plan is made, and the plan is one for the links that there are.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -94,7 +95,9 @@ async fn a_bad_link_of_a_large_cluster_is_found_before_a_plan_uses_it() {
     hub.set_faults(&b, &c, &Faults { cut: true, ..Faults::default() });
     let large = TestCluster::on(hub, tiny_store(), &names, PACE, Limits::default()).await;
     let found = planned(&large).await;
-    assert_eq!(components(&found), 2, "{}", found.choice.reason);
+    let used: BTreeSet<Rank> = found.choice.placed.ranks.iter().copied().collect();
+    assert!(!used.contains(&Rank(1)) || !used.contains(&Rank(2)), "{}", found.choice.reason);
+    assert!(components(&found) > 2, "the others are used: {}", found.choice.reason);
     assert!(found.choice.notes.iter().any(|note| note.contains("worker b has no usable link to worker c")));
 }
 

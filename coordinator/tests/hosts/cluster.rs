@@ -129,7 +129,12 @@ impl Cluster {
 impl Picture {
     /// How long after a moment its user is told that a worker is lost.
     pub(crate) fn noticed(&self, worker: &str, after: Instant) -> Duration {
-        let said = self.submitted.wait_for(&format!("worker {worker} was lost"));
+        self.told(&format!("worker {worker} was lost"), after)
+    }
+
+    /// How long after a moment its user is told something.
+    pub(crate) fn told(&self, part: &str, after: Instant) -> Duration {
+        let said = self.submitted.wait_for(part);
         let noticed = after.elapsed();
         println!("{}: after {noticed:.2?}: {said}", self.name);
         noticed

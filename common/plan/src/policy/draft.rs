@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use super::reachable::reachable;
 use super::{PolicyError, Prefer, Situation, Wishes};
 use crate::{
     Cut, CutShape, Encoding, Guidance, LinkCost, Partition, PartitionError, PlacedPlan, Plan, Prices, Rank, RoundStart,
@@ -31,16 +32,19 @@ struct Ground<'a> {
 
 /// Every plan that comes into question, the fastest first. An error only if there is none.
 pub(super) fn drafts(wishes: &Wishes, situation: &Situation<'_>, exact: bool) -> Result<Vec<Draft>, PolicyError> {
-    let mut devices = devices_in_order(situation);
-    devices.truncate(wishes.max_workers.map_or(usize::MAX, |most| usize::from(most.get())));
-    let ground = Ground { wishes, situation, devices };
+    let most = wishes.max_workers.map_or(usize::MAX, |most| usize::from(most.get()));
+    let all = devices_in_order(situation);
     let (mut drafts, mut refused) = (Vec::new(), None);
-    for guidance in guidances(&ground) {
-        for components in component_counts(&ground, guidance)? {
-            let schedule = schedule(wishes, situation, guidance, exact, components);
-            match drafts_of(&ground, schedule, components) {
-                Ok(more) => drafts.extend(more),
-                Err(error) => refused = refused.or(Some(error)),
+    for mut devices in [reachable(&all, situation.links), Some(all)].into_iter().flatten() {
+        devices.truncate(most);
+        let ground = Ground { wishes, situation, devices };
+        for guidance in guidances(&ground) {
+            for components in component_counts(&ground, guidance)? {
+                let schedule = schedule(wishes, situation, guidance, exact, components);
+                match drafts_of(&ground, schedule, components) {
+                    Ok(more) => drafts.extend(more),
+                    Err(error) => refused = refused.or(Some(error)),
+                }
             }
         }
     }

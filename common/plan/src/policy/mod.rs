@@ -2,6 +2,7 @@
 
 mod draft;
 mod encoding;
+mod reachable;
 mod score;
 mod switch;
 

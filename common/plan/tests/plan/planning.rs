@@ -289,6 +289,41 @@ fn who_cannot_hold_the_whole_denoiser_gets_a_part() {
     assert!(hopeless.is_ok(), "the workers say what they lack");
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_plan_sends_over_a_link_that_carries_nothing(
+        count in 2usize..5,
+        broken in prop::collection::vec((0u16..4, 0u16..4), 1..4),
+        components in prop::option::of(2u16..5),
+        split_guidance in prop::option::of(any::<bool>()),
+    ) {
+        let mut links = fast_links();
+        for &(from, to) in &broken {
+            links.set(Some(Rank(from)), Some(Rank(to)), LinkCost::UNUSABLE);
+        }
+        let wishes = Wishes { components, split_guidance, ..Wishes::default() };
+        let choice = plan_on(&u_program(3), &wishes, &devices(count, u64::MAX), &links, 20).unwrap();
+        let found = choice.placed.plan.partition.components();
+        prop_assert!(components.is_none_or(|asked| usize::from(asked) == found), "{}", choice.reason);
+        for transfer in &choice.placed.transfers {
+            prop_assert!(links.can_carry(transfer.from, transfer.to), "{transfer:?} of {}", choice.reason);
+        }
+    }
+}
+
+#[test]
+fn devices_that_reach_each_other_go_on_with_the_split_where_another_one_is_cut_off() {
+    let wishes = Wishes { split_guidance: Some(false), ..Wishes::default() };
+    let mut links = fast_links();
+    links.set(Some(Rank(0)), Some(Rank(1)), LinkCost::UNUSABLE);
+    let choice = plan_on(&u_program(3), &wishes, &devices(3, u64::MAX), &links, 50).unwrap();
+    let used: BTreeSet<Rank> = choice.placed.ranks.iter().copied().collect();
+    assert_eq!(used, BTreeSet::from([Rank(0), Rank(2)]), "{}", choice.reason);
+    assert_eq!(choice.placed.plan.partition.components(), 2, "{}", choice.reason);
+}
+
 #[test]
 fn a_link_that_cannot_carry_a_split_is_not_used() {
     let program = u_program(3);

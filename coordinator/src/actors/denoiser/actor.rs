@@ -126,7 +126,8 @@ pub(crate) struct PrepareResult {
 /// What a worker said of another one that it could not reach.
 pub(crate) struct SuspicionExpired {
     pub(super) epoch: Epoch,
-    pub(super) worker: WorkerHandle,
+    /// Whose link it is.
+    pub(super) worker: String,
     pub(super) failure: WorkerFailure,
 }
 

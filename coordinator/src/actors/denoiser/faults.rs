@@ -57,13 +57,20 @@ impl DenoiserState {
         self.recoveries.begin(&fault, step.0, Instant::now());
         let told = format!("{}; going on from step {}", fault.to_error().message, step.0);
         self.reporter.warnings(vec![told]);
-        // While it runs, a suspicion has waited already.
-        let pause = if cure == Cure::AnotherPath && is_preparing { self.suspicion_lasts() } else { Duration::ZERO };
-        self.prepare(myself, start, pause, None);
+        self.prepare(myself, start, None);
     }
 
-    /// A worker that cannot reach another one is often the first to notice that the other is lost; so the heartbeat is
-    /// given the time to say so, and the job goes on without the one that is lost and with the one that noticed.
+    /// The same, but a worker that cannot reach another one is often the first to notice that the other is lost: it is found out first whether it
+    /// is, so that the job goes on without the one that is lost and with the one that noticed.
+    pub(super) fn meet_or_suspect(&mut self, myself: &ActorRef<DenoiserMessage>, fault: JobFailed) {
+        match fault {
+            JobFailed::WorkerFailed { worker, failure: WorkerFailure::PeerFailed { peer, reason } } => {
+                self.suspect(myself, (worker, WorkerFailure::PeerFailed { peer: peer.clone(), reason }), &peer);
+            }
+            fault => self.meet(myself, fault),
+        }
+    }
+
     pub(super) fn handle_worker_failed(
         &mut self,
         myself: &ActorRef<DenoiserMessage>,
@@ -75,26 +82,37 @@ impl DenoiserState {
             tracing::debug!(worker = worker.name(), %epoch, %failure, "a failure of an older placement");
             return;
         }
-        if !matches!(failure, WorkerFailure::PeerFailed { .. }) {
-            let worker = worker.name().to_owned();
-            return self.meet(myself, JobFailed::WorkerFailed { worker, failure });
+        self.meet_or_suspect(myself, JobFailed::WorkerFailed { worker: worker.name().to_owned(), failure });
+    }
+
+    /// Waits until the peer of somebody's failed link is heard, or would have been found to be lost.
+    fn suspect(&mut self, myself: &ActorRef<DenoiserMessage>, told: (String, WorkerFailure), peer: &str) {
+        if self.suspicion.is_some() {
+            return;
         }
-        if self.suspicion.is_none() {
-            let (denoiser, wait) = (myself.clone(), self.suspicion_lasts());
-            self.suspicion = Some(OwnedTask::spawn(async move {
-                tokio::time::sleep(wait).await;
-                let suspicion = SuspicionExpired { epoch, worker, failure };
-                // A denoiser that has ended knows the cause.
-                let _ = denoiser.send_message(DenoiserMessage::SuspicionExpired(suspicion));
-            }));
-        }
+        let (denoiser, wait, epoch) = (myself.clone(), self.suspicion_lasts(), self.epoch);
+        let peer = self.worker_of_placement(peer);
+        self.suspicion = Some(OwnedTask::spawn(async move {
+            let heard = async {
+                match peer {
+                    Some(peer) => peer.heard_again().await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Heard or not: if it is lost, that is told sooner than this.
+            let _ = tokio::time::timeout(wait, heard).await;
+            let (worker, failure) = told;
+            let suspicion = SuspicionExpired { epoch, worker, failure };
+            // A denoiser that has ended knows the cause.
+            let _ = denoiser.send_message(DenoiserMessage::SuspicionExpired(suspicion));
+        }));
     }
 
     /// Nobody was lost: it is the link between the two that does not carry.
     pub(super) fn handle_suspicion(&mut self, myself: &ActorRef<DenoiserMessage>, suspicion: SuspicionExpired) {
         let SuspicionExpired { epoch, worker, failure } = suspicion;
         if epoch == self.epoch {
-            self.meet(myself, JobFailed::WorkerFailed { worker: worker.name().to_owned(), failure });
+            self.meet(myself, JobFailed::WorkerFailed { worker, failure });
         }
     }
 

@@ -168,7 +168,7 @@ impl DenoiserState {
         tracing::info!("{told}");
         self.reporter.warnings(vec![told]);
         self.reporter.moved(Move { why, step });
-        self.prepare(myself, Start::Interrupted(denoising), std::time::Duration::ZERO, ready);
+        self.prepare(myself, Start::Interrupted(denoising), ready);
     }
 
     fn decoder_is_leaving(&self) -> bool {

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use asyncdiff_common::wire::{Assignment, DType, Peer, TensorHeader, TensorName, Tracing, WorkerReply, WorkerRequest};
 use asyncdiff_model::families::ENCODER_HIDDEN_STATES;
@@ -56,8 +55,6 @@ pub(super) struct Placing {
     pub(super) epoch: Epoch,
     /// The step from which on is planned.
     pub(super) first: StepIndex,
-    /// What is waited for before: that the loss of a worker is noticed which another one could not reach.
-    pub(super) pause: Duration,
 }
 
 /// A job whose workers wait for latents.
@@ -77,7 +74,6 @@ pub(super) type ConditionFrame = (String, Vec<u32>, Bytes);
 impl Preparation {
     /// Prepares the job. Aborted with the actor.
     pub(super) async fn run(mut self) -> Result<Prepared, JobFailed> {
-        tokio::time::sleep(self.placing.pause).await;
         let workers = self.candidates.wait(&self.reporter).await?;
         if self.placing.first == StepIndex(0) {
             // Once a step is taken, the rest of the picture is computed in the same.

@@ -156,17 +156,11 @@ impl DenoiserState {
         self.timesteps = scheduler.timesteps().into();
         self.conditions = JobConditions::new(tokens, &spec.conditions);
         let start = self.start(scheduler, noise);
-        self.prepare(myself, start, Duration::ZERO, None);
+        self.prepare(myself, start, None);
     }
 
     /// Prepares a placement in a new epoch. What comes of older ones is late from now on.
-    pub(super) fn prepare(
-        &mut self,
-        myself: &ActorRef<DenoiserMessage>,
-        start: Start,
-        pause: Duration,
-        ready: Option<Ready>,
-    ) {
+    pub(super) fn prepare(&mut self, myself: &ActorRef<DenoiserMessage>, start: Start, ready: Option<Ready>) {
         self.epoch = self.next_epoch();
         (self.suspicion, self.moving, self.look) = (None, None, None);
         for worker in self.met.iter().filter(|_| !self.is_first_placement()) {
@@ -174,7 +168,7 @@ impl DenoiserState {
         }
         let epoch = self.epoch;
         let mut preparation = self.preparation(myself, epoch, start.step());
-        (preparation.placing.pause, preparation.ready) = (pause, ready);
+        preparation.ready = ready;
         let report = reporting(myself, move |result| {
             DenoiserMessage::Prepared(PrepareResult { epoch, result: result.map(Box::new) })
         });
@@ -201,7 +195,7 @@ impl DenoiserState {
             timesteps: Arc::clone(&self.timesteps),
             reporter: self.reporter.clone(),
             candidates: Candidates { not_enough: self.not_enough.clone(), ..self.candidates() },
-            placing: Placing { epoch, first, pause: Duration::ZERO },
+            placing: Placing { epoch, first },
             ready: None,
             store: Arc::clone(&self.store),
             limits: self.limits.clone(),
@@ -215,7 +209,7 @@ impl DenoiserState {
         }
         match prepared.result {
             Ok(prepared) => self.start_denoising(myself, *prepared),
-            Err(failed) => self.meet(myself, failed),
+            Err(failed) => self.meet_or_suspect(myself, failed),
         }
     }
 

@@ -40,6 +40,8 @@ struct Inner {
     links: KnownLinks,
     /// No job is to use it any more.
     leaving: AtomicBool,
+    /// Changes whenever something is heard of the worker.
+    heard: watch::Sender<()>,
 }
 
 /// Who a worker is: its certificate's name and what it said of itself.
@@ -69,18 +71,17 @@ impl WorkerHandle {
         admission: Arc<SessionAdmission>,
         routes: watch::Sender<Routes>,
     ) -> Self {
-        let (measurements, turnaround, links) = (Measurements::default(), Turnaround::default(), KnownLinks::default());
-        let leaving = AtomicBool::new(false);
         Self(Arc::new(Inner {
             introduction,
             session,
             link,
             admission,
             routes,
-            measurements,
-            turnaround,
-            links,
-            leaving,
+            measurements: Measurements::default(),
+            turnaround: Turnaround::default(),
+            links: KnownLinks::default(),
+            leaving: AtomicBool::new(false),
+            heard: watch::Sender::new(()),
         }))
     }
 
@@ -118,6 +119,22 @@ impl WorkerHandle {
     /// Whether the link is open: a lost worker's session may not have ended yet.
     pub(crate) fn is_connected(&self) -> bool {
         self.0.link.close_reason().is_none()
+    }
+
+    /// Notes that something was heard of the worker.
+    pub(super) fn note_heard(&self) {
+        self.0.heard.send_replace(());
+    }
+
+    /// Waits until something more is heard of the worker. Never, if it is lost.
+    pub(crate) async fn heard_again(&self) {
+        let mut heard = self.0.heard.subscribe();
+        // The sender lives in `self`. What comes while the link closes may have been said before the end.
+        while heard.changed().await.is_ok() {
+            if self.is_connected() {
+                return;
+            }
+        }
     }
 
     /// Notes that the worker is to leave as soon as no job needs it.

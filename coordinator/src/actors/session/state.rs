@@ -112,6 +112,9 @@ impl SessionState {
 
     pub(super) fn handle_control(&mut self, myself: &ActorRef<SessionMessage>, message: ToCoordinator) {
         self.heard = Instant::now();
+        if let Stage::Introduced(handle) = &self.stage {
+            handle.note_heard();
+        }
         match (message, &self.stage) {
             (ToCoordinator::Hello(hello), Stage::Silent) => self.introduce(myself, hello),
             (ToCoordinator::Heartbeat { sequence }, Stage::Introduced(_)) => tracing::trace!(sequence, "heartbeat"),
