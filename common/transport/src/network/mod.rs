@@ -69,8 +69,8 @@ pub enum DialError {
 }
 
 impl Incoming {
-    /// An incoming link that is finished by `finish` when its admission is known.
-    pub(crate) fn new(peer: PeerName, finish: impl FnOnce(Arc<dyn Admission>) -> Link + Send + 'static) -> Self {
+    /// An incoming link that is finished by `finish` when its admission is known: for a network that wraps another one, too.
+    pub fn new(peer: PeerName, finish: impl FnOnce(Arc<dyn Admission>) -> Link + Send + 'static) -> Self {
         Self { peer, finish: Box::new(finish) }
     }
 

@@ -1,6 +1,6 @@
 //! Many named processes in one program, joined by in-process links: a cluster that runs under a paused clock.
 //!
-//! Links can be delayed, slowed and cut between any two processes, and a process can vanish. Chance comes from one seed.
+//! Links can be delayed, slowed and cut between any two processes, and a process can vanish or fall silent. Chance comes from one seed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,6 +49,8 @@ struct Joined {
     second: PeerName,
     cores: [Arc<Core>; 2],
     faulty: Option<FaultyNetwork>,
+    /// One end's power is gone: what is set for the names of its ends is not for this link any more.
+    is_silent: bool,
 }
 
 /// A process that asks to be accepted.
@@ -93,7 +95,7 @@ impl SimulatedNetwork {
     pub fn set_faults(&self, from: &PeerName, to: &PeerName, faults: &Faults) {
         let mut hub = self.hub();
         hub.faults.insert((from.clone(), to.clone()), faults.clone());
-        for link in hub.links.iter().filter(|link| link.joins(from, to)) {
+        for link in hub.links.iter().filter(|link| link.joins(from, to) && !link.is_silent) {
             if let Some(network) = &link.faulty {
                 network.set(link.direction(from), faults.clone());
             }
@@ -110,6 +112,24 @@ impl SimulatedNetwork {
             }
         }
         hub.links.retain(|link| link.first != *name && link.second != *name);
+    }
+
+    /// Makes a process fall silent, as when its computer's power goes: nobody reaches it any more, and those who have a link
+    /// to it hear nothing on it, not even that it is closed. A process that takes its name over later has links of its own.
+    ///
+    /// On a perfect network, whose links cannot be cut, it vanishes instead.
+    pub fn fall_silent(&self, name: &PeerName) {
+        if self.hub().seed.is_none() {
+            return self.vanish(name);
+        }
+        let mut hub = self.hub();
+        hub.processes.remove(name);
+        for link in hub.links.iter_mut().filter(|link| link.first == *name || link.second == *name) {
+            link.is_silent = true;
+            if let Some(network) = &link.faulty {
+                network.cut_both();
+            }
+        }
     }
 
     fn hub(&self) -> MutexGuard<'_, Hub> {
@@ -137,7 +157,7 @@ impl SimulatedNetwork {
         let cores = [&first_link, &second_link].map(|link| Arc::clone(link.control.core()));
         let [first, second] = names;
         hub.links.retain(|link| link.cores.iter().any(|core| core.reason().is_none()));
-        hub.links.push(Joined { first, second, cores, faulty });
+        hub.links.push(Joined { first, second, cores, faulty, is_silent: false });
         (first_link, second_link)
     }
 }
@@ -247,6 +267,23 @@ mod tests {
         let survivor = network.process(coordinator);
         let dialled = survivor.connect(&worker, &survivor.endpoint(), Arc::new(AdmitEverything)).await;
         assert!(matches!(dialled, Err(DialError::Unreachable { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_falls_silent_is_missed_after_a_while_and_its_successor_is_heard() {
+        let network = SimulatedNetwork::with_faults(7);
+        let start = tokio::time::Instant::now();
+        let (accepted, dialled) = joined(&network).await;
+        let [coordinator, worker] = names();
+        network.fall_silent(&worker);
+        // Not even that it closes is heard.
+        drop(dialled);
+        assert!(matches!(accepted.sender.closed().await, CloseReason::PeerLost { .. }));
+        assert!(start.elapsed() >= Duration::from_secs(2), "{:?}", start.elapsed());
+        network.set_faults(&worker, &coordinator, &Faults::default());
+        let (mut accepted, dialled) = joined(&network).await;
+        dialled.sender.send_control(Bytes::from_static(b"hello")).await.unwrap();
+        assert_eq!(accepted.control.control().await.unwrap(), "hello");
     }
 
     #[tokio::test(start_paused = true)]
