@@ -337,7 +337,7 @@ async fn restore(
     let restoring = tokio::task::spawn_blocking(move || {
         let restored = jobs.load()?.into_iter().map(|kept| RestoredJob::new(kept, &store)).collect();
         let (next_job, first_epoch) = (jobs.next_job(), jobs.first_epoch());
-        let (writer, closed) = JobWriter::start(jobs)?;
+        let (writer, closed) = JobWriter::start(jobs);
         Ok((Keeping { writer: Some(writer), restored, next_job, first_epoch }, Some(closed)))
     });
     let restored = restoring.await.map_err(|error| JobFailed::Bug { what: error.to_string() })?;

@@ -29,7 +29,7 @@ pub use cluster::{Cluster, ClusterConfig, ClusterError, JobHandle, PlannedJob};
 pub use failure::{JobFailed, split_hint};
 pub use in_process::{run_in_process, run_replanned_in_process};
 pub use job_spec::{ConditionTensor, Conditions, InitialLatents, JobOutcome, JobSpec, JobTrace, Product, TraceTrack};
-pub use job_store::{JobFiles, JobStore, JobStoreError, Recovered};
+pub use job_store::{Disk, JobFiles, JobStore, JobStoreError, Recovered};
 pub use local_cluster::{LocalCluster, LocalClusterConfig, LocalClusterError};
 pub use model_store::{FormulaModel, ModelStore, StoreError, demo_checkpoint};
 pub use worker_processes::{ExitedWorker, LOCAL_WORKER, ProcessError, ProcessSettings, Simulation, WorkerProcesses};

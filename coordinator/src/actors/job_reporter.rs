@@ -7,6 +7,7 @@ use ractor::ActorRef;
 
 use super::queue::{JobEnd, QueueMessage};
 use crate::job::{Move, Recovery};
+use crate::job_store::Progress;
 
 /// Reports of one job. If the queue is gone the whole coordinator is, and nobody is left to hear.
 #[derive(Clone)]
@@ -54,6 +55,11 @@ impl JobReporter {
     /// The job waits for more workers than it has.
     pub(crate) fn short(&self) {
         self.send(QueueMessage::Short { job: self.job });
+    }
+
+    /// The job got further; `then` is done when that is on disk, or could not be written.
+    pub(crate) fn progress(&self, progress: Progress, then: impl FnOnce() + Send + 'static) {
+        self.send(QueueMessage::Progressed { job: self.job, progress, then: Box::new(then) });
     }
 
     /// The job ended.

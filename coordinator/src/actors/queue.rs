@@ -22,7 +22,7 @@ use super::session::WorkerHandle;
 use crate::failure::JobFailed;
 use crate::job::{JobEvent, JobRecord, Move, Recovery};
 use crate::job_spec::JobOutcome;
-use crate::job_store::{FoundFiles, JobWriter};
+use crate::job_store::{FoundFiles, JobWriter, Progress};
 use crate::model_store::{CheckedJob, ModelStore};
 use job_entry::JobEntry;
 pub(crate) use keeping::{Keeping, RestoredJob};
@@ -111,6 +111,12 @@ pub(crate) enum QueueMessage {
     Moved {
         job: JobId,
         to: Move,
+    },
+    /// A running job got further, which is to be kept.
+    Progressed {
+        job: JobId,
+        progress: Progress,
+        then: Box<dyn FnOnce() + Send>,
     },
     Recovered {
         job: JobId,
@@ -272,7 +278,11 @@ impl QueueState {
                 self.give_up(myself, job, DenoiserMessage::Overdue(within), overdue);
             }
             QueueMessage::PhaseChanged { job, phase } => self.change(job, |record| phase.clone_into(&mut record.phase)),
-            QueueMessage::Moved { job, to } => self.change(job, |record| record.moves.push(to)),
+            QueueMessage::Moved { job, to } => {
+                self.change(job, |record| record.moves.push(to));
+                self.keep_record(job);
+            }
+            QueueMessage::Progressed { job, progress, then } => self.keep_progress(job, progress, then),
             QueueMessage::Recovered { job, recoveries } => {
                 self.change(job, |record| record.recoveries.extend(recoveries));
                 self.keep_record(job);

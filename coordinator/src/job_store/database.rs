@@ -1,9 +1,10 @@
-//! The database file: the only place that knows redb.
+//! The database: with `disk.rs` the only place that knows redb.
 //!
-//! Everything is synchronous; [`JobWriter`](super::JobWriter) calls it from a thread of its own.
+//! Everything is synchronous; [`JobWriter`](super::JobWriter) calls it where that may block.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use asyncdiff_plan::{Epoch, JobId};
 use redb::{
@@ -11,6 +12,7 @@ use redb::{
     WriteTransaction,
 };
 
+use super::disk::{Disk, Place};
 use super::envelope::{SCHEMA, unwrap};
 use super::salvage::{self, Recovered};
 use super::{Change, JobFiles, JobStoreError, KeptJob, Progress, StoredJob};
@@ -33,7 +35,7 @@ const META_NEXT_JOB: &str = "next job";
 
 /// All jobs on disk. The file is locked until this is dropped.
 pub struct JobStore {
-    path: PathBuf,
+    place: Place,
     database: Database,
     generation: u64,
     next_job: JobId,
@@ -72,18 +74,33 @@ impl JobStore {
         }
     }
 
+    /// Opens the database of a disk that is not this computer's, or makes it where there are no bytes yet: for simulations.
+    pub fn open_on(disk: Arc<dyn Disk>) -> Result<Self, JobStoreError> {
+        Self::open_at(Place::Disk(disk))
+    }
+
     pub(super) fn open_file(path: PathBuf) -> Result<Self, JobStoreError> {
+        Self::open_at(Place::File(path))
+    }
+
+    pub(super) fn open_at(place: Place) -> Result<Self, JobStoreError> {
         guarded(|| {
-            make_if_absent(&path)?;
-            Self::try_open(&path)
+            if let Place::File(path) = &place {
+                make_if_absent(path)?;
+            }
+            Self::try_open(place.clone())
         })
-        .map_err(|broken| broken.at(&path))
+        .map_err(|broken| broken.at(place.path()))
     }
 
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.place.path()
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// How often the database was opened, this time included: no two coordinators that ever had it have the same.
@@ -107,7 +124,7 @@ impl JobStore {
 
     /// All jobs in the order in which they were submitted.
     pub(crate) fn load(&self) -> Result<Vec<KeptJob>, JobStoreError> {
-        guarded(|| self.try_load()).map_err(|broken| broken.at(&self.path))
+        guarded(|| self.try_load()).map_err(|broken| broken.at(self.path()))
     }
 
     /// What a job left.
@@ -117,7 +134,7 @@ impl JobStore {
             let Some(record) = files.get(job.0)? else { return Ok(None) };
             read(record.value(), JobFiles::from_payload).map(Some)
         })
-        .map_err(|broken| broken.at(&self.path))
+        .map_err(|broken| broken.at(self.path()))
     }
 
     /// Writes changes: all of them or, after an error, none. When this returns they survive a crash.
@@ -137,7 +154,7 @@ impl JobStore {
             transaction.commit()?;
             Ok(())
         });
-        applied.map_err(|broken| broken.at(&self.path))?;
+        applied.map_err(|broken| broken.at(self.path()))?;
         (self.written, self.next_job) = (written, next_job);
         Ok(())
     }
@@ -150,16 +167,14 @@ impl JobStore {
             transaction.commit()?;
             Ok(())
         });
-        outlived.map_err(|broken| broken.at(&self.path))
+        outlived.map_err(|broken| broken.at(self.path()))
     }
 
-    fn try_open(path: &Path) -> Attempt<Self> {
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            // A file that was altered since is found now and not in the middle of a job. It costs reading all of it.
-            .set_check_integrity_on_open(true)
-            .create(path)?;
-        let mut store = Self { path: path.to_owned(), database, generation: 0, next_job: JobId(1), written: 0 };
+    fn try_open(place: Place) -> Attempt<Self> {
+        let mut builder = Database::builder();
+        // A file that was altered since is found now and not in the middle of a job. It costs reading all of it.
+        let database = place.open(builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true))?;
+        let mut store = Self { place, database, generation: 0, next_job: JobId(1), written: 0 };
         let transaction = store.begin()?;
         {
             let mut meta = transaction.open_table(META)?;
@@ -226,7 +241,7 @@ fn make_if_absent(path: &Path) -> Attempt<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Broken::Io(error.to_string())),
         _ => {}
     }
-    drop(JobStore::try_open(&unfinished)?);
+    drop(JobStore::try_open(Place::File(unfinished.clone()))?);
     sync_rename(&unfinished, path).map_err(|error| Broken::Io(error.to_string()))
 }
 

@@ -45,8 +45,8 @@ pub enum JobStoreError {
         /// The newest that is known here.
         known: u64,
     },
-    /// The thread that writes has ended.
-    #[error("the thread that keeps jobs has ended\nhint: see the coordinator's log; this is a bug")]
+    /// The task that writes has ended.
+    #[error("the task that keeps jobs has ended\nhint: see the coordinator's log; this is a bug")]
     Stopped,
     /// A record is longer than any should be.
     #[error("a record of {bytes} bytes is over the limit of {limit}\nhint: submit the job without --trace")]

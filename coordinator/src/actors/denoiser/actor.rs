@@ -19,7 +19,7 @@ use crate::actors::job_reporter::JobReporter;
 use crate::actors::session::WorkerHandle;
 use crate::failure::JobFailed;
 use crate::job_spec::JobOutcome;
-use crate::job_store::{JobWriter, Progress};
+use crate::job_store::Progress;
 use crate::model_store::{CheckedJob, ModelStore};
 
 /// The denoiser of one job.
@@ -45,8 +45,8 @@ pub(crate) struct JobLife {
     pub(crate) was_begun: bool,
     /// How far that one came.
     pub(crate) progress: Option<Progress>,
-    /// Where progress is kept; none: in memory alone.
-    pub(crate) writer: Option<JobWriter>,
+    /// Whether its progress is kept on disk.
+    pub(crate) is_kept: bool,
 }
 
 /// A noise prediction as the task that receives tensors hands it over.

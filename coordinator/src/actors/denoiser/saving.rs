@@ -9,14 +9,15 @@ use std::time::Duration;
 use asyncdiff_common::codec::{self, CodecError};
 use asyncdiff_common::owned_task::OwnedTask;
 use asyncdiff_common::wire::ComputeType;
-use asyncdiff_plan::{Epoch, JobId};
+use asyncdiff_plan::Epoch;
 use ractor::ActorRef;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::actor::DenoiserMessage;
+use crate::actors::job_reporter::JobReporter;
 use crate::denoise;
-use crate::job_store::{Change, JobWriter, Progress};
+use crate::job_store::Progress;
 
 /// What is saved of a running job.
 #[derive(Serialize, Deserialize)]
@@ -34,21 +35,21 @@ impl SavedLoop {
 
 /// Saves one job's progress.
 pub(super) struct Saving {
-    /// None: the job is in memory alone.
-    writer: Option<JobWriter>,
-    job: JobId,
+    /// By whom it is kept; none: the job is in memory alone. The queue hears of progress behind everything that happened to the
+    /// job before, so that a record on disk is never behind the progress there.
+    keeper: Option<JobReporter>,
     pace: Pace,
     encoding: Option<OwnedTask>,
 }
 
 impl Saving {
-    pub(super) fn new(writer: Option<JobWriter>, job: JobId, percent: u32) -> Self {
-        Self { writer, job, pace: Pace::new(percent), encoding: None }
+    pub(super) fn new(keeper: Option<JobReporter>, percent: u32) -> Self {
+        Self { keeper, pace: Pace::new(percent), encoding: None }
     }
 
     /// Whether it is time.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.writer.is_some() && self.pace.is_due(now)
+        self.keeper.is_some() && self.pace.is_due(now)
     }
 
     /// Saves what the loop has come to. `begun`: when its copy was begun.
@@ -59,9 +60,9 @@ impl Saving {
         begun: Instant,
         denoiser: &ActorRef<DenoiserMessage>,
     ) {
-        let Some(writer) = self.writer.clone() else { return };
+        let Some(keeper) = self.keeper.clone() else { return };
         self.pace.begin(begun);
-        let (job, denoiser) = (self.job, denoiser.clone());
+        let denoiser = denoiser.clone();
         let encode = move || {
             let steps = saved.progress.step.0;
             // A denoiser that has ended saves nothing more.
@@ -70,10 +71,10 @@ impl Saving {
                 Ok(state) => {
                     let progress = Progress { epoch, steps, state: state.into() };
                     // The writer logs what goes wrong, and the next one may succeed.
-                    writer.keep(Change::Progressed(job, progress), move |_| tell());
+                    keeper.progress(progress, tell);
                 }
                 Err(error) => {
-                    tracing::warn!(%job, %error, "progress cannot be saved");
+                    tracing::warn!(job = %keeper.job, %error, "progress cannot be saved");
                     tell();
                 }
             }

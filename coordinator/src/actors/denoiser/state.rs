@@ -118,7 +118,7 @@ impl DenoiserState {
             patience: wait_for_workers.unwrap_or(limits.wait_for_workers),
             request: checked.spec.request(),
             product: checked.spec.product,
-            saving: Saving::new(life.writer.clone(), reporter.job, limits.saving_percent),
+            saving: Saving::new(life.is_kept.then(|| reporter.clone()), limits.saving_percent),
             epoch: Epoch(life.first_epoch.0.saturating_sub(1)),
             newest_epoch: Epoch(life.first_epoch.0.saturating_sub(1)),
             life,

@@ -66,7 +66,10 @@ impl RestoredJob {
         if record.has_ended() {
             return Self { record, key, workers, starts, file_bytes, waiting: None };
         }
-        let starts = starts.again(progress.as_ref().map_or(0, |progress| progress.steps));
+        let reached = progress.as_ref().map_or(0, |progress| progress.steps);
+        // What was planned behind the step that it goes on from will not have been.
+        record.moves.retain(|to| to.step <= reached);
+        let starts = starts.again(reached);
         if starts.count > STARTS_LIMIT {
             let waiting = Some(Err(JobFailed::NeverAgain { starts: STARTS_LIMIT }));
             return Self { record, key, workers, starts, file_bytes, waiting };
@@ -193,8 +196,17 @@ impl QueueState {
         entry.start();
         entry.announce();
         self.keep_record(job);
-        let writer = self.writer.clone().filter(|_| is_kept);
-        Some(JobLife { first_epoch: self.first_epoch, was_begun, progress, writer })
+        let is_kept = is_kept && self.writer.is_some();
+        Some(JobLife { first_epoch: self.first_epoch, was_begun, progress, is_kept })
+    }
+
+    /// Writes how far a job is, behind its record.
+    pub(super) fn keep_progress(&self, job: JobId, progress: Progress, then: Box<dyn FnOnce() + Send>) {
+        match &self.writer {
+            // The writer logs what goes wrong, and the next one may succeed.
+            Some(writer) => writer.keep(Change::Progressed(job, progress), move |_| then()),
+            None => then(),
+        }
     }
 
     /// Writes a job's record as it is now.
@@ -275,7 +287,7 @@ impl QueueState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{JobRequest, JobSettings, JobState, JobTimes};
+    use crate::job::{JobRequest, JobSettings, JobState, JobTimes, Move};
     use crate::model_store::demo_checkpoint;
 
     fn begun(starts: Starts, model: &ModelStore) -> KeptJob {
@@ -300,6 +312,16 @@ mod tests {
             progress: None,
             file_bytes: 0,
         }
+    }
+
+    #[test]
+    fn what_was_planned_behind_the_saved_step_is_not_part_of_the_job_any_more() {
+        let model = ModelStore::open(&demo_checkpoint().unwrap()).unwrap();
+        let mut kept = begun(Starts::default(), &model);
+        kept.job.record.moves = [3, 7, 9].map(|step| Move { why: "a leaves".to_owned(), step }).to_vec();
+        kept.progress = Some(Progress { epoch: Epoch(1), steps: 7, state: bytes::Bytes::new() });
+        let moved: Vec<u32> = RestoredJob::new(kept, &model).record.moves.iter().map(|to| to.step).collect();
+        assert_eq!(moved, [3, 7]);
     }
 
     #[test]
