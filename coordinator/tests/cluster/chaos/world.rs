@@ -4,17 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use asyncdiff_coordinator::job::{JobRecord, JobState};
+use asyncdiff_coordinator::job::JobRequest;
 use asyncdiff_coordinator::local_workers::SimulatedWorker;
-use asyncdiff_coordinator::{Cluster, ClusterConfig, JobHandle, JobSpec, Limits, ModelStore, run_replanned_in_process};
+use asyncdiff_coordinator::{JobSpec, Product};
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::faulty::Faults;
 use asyncdiff_transport::network::SimulatedNetwork;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::Instant;
 
 use super::super::support::{tensor_job, tiny_store};
-use super::story::{Happening, Job, LinkState, Process, Story, WORKERS};
+use super::clients::Clients;
+use super::coordinator::{Coordinator, Waited};
+use super::small_model::small_model;
+use super::story::{Crash, Death, Happening, Job, Kept, LinkState, Process, Story, WORKERS};
 
 /// How long jobs may take once everything is healed: a request that was under way may have to come to its deadline first.
 const ENDS_WITHIN: Duration = Duration::from_secs(1200);
@@ -25,12 +28,12 @@ const HANGING: f64 = 200.0;
 
 struct World {
     hub: SimulatedNetwork,
-    store: Arc<ModelStore>,
-    cluster: Cluster,
+    kept: Kept,
+    coordinator: Coordinator,
+    clients: Clients,
     /// By worker: its processes; of several of one name the last is the newest.
     processes: [Vec<SimulatedWorker>; WORKERS.len()],
     devices: [Device; WORKERS.len()],
-    jobs: Vec<(JobSpec, JobHandle)>,
     leaving: JoinSet<()>,
     /// Processes that end by themselves, or have.
     drained: Vec<SimulatedWorker>,
@@ -48,29 +51,32 @@ pub(super) async fn play(story: &Story) -> Result<(), String> {
     let mut world = World::start(story).await?;
     let start = Instant::now();
     for (when, what) in &story.events {
-        sleep_until(start + *when).await;
+        while world.coordinator.wait_until(start + *when).await? == Waited::Restarted {
+            world.clients.return_to(&mut world.coordinator).await?;
+        }
         world.carry_out(what).await?;
     }
-    world.heal()?;
+    world.heal().await?;
     world.check().await
 }
 
 impl World {
     async fn start(story: &Story) -> Result<Self, String> {
         let hub = SimulatedNetwork::with_faults(story.seed);
-        let store = Arc::new(tiny_store());
-        let network = hub.process(PeerName::Coordinator);
-        let config = ClusterConfig { network, store: Arc::clone(&store), jobs: None, limits: Limits::default() };
-        let cluster = Cluster::start(config).await.map_err(|error| error.to_string())?;
+        let store = match story.kept {
+            Kept::InMemory => Arc::new(tiny_store()),
+            Kept::OnDisk => Arc::clone(&small_model().store),
+        };
+        let mut coordinator = Coordinator::new(&hub, store, story.kept, story.seed);
+        coordinator.heal().await?;
         let devices = story.rates.map(|rate| Device { rate, now: Arc::new(AtomicU64::new(rate as u64)) });
-        let processes = WORKERS.map(|_| Vec::new());
         let mut world = Self {
             hub,
-            store,
-            cluster,
-            processes,
+            kept: story.kept,
+            coordinator,
+            clients: Clients::default(),
+            processes: WORKERS.map(|_| Vec::new()),
             devices,
-            jobs: Vec::new(),
             leaving: JoinSet::new(),
             drained: Vec::new(),
         };
@@ -82,21 +88,15 @@ impl World {
 
     async fn carry_out(&mut self, what: &Happening) -> Result<(), String> {
         match what {
+            Happening::Cancel(which) => self.clients.cancel(&mut self.coordinator, *which).await?,
+            Happening::Crash(crash) => self.coordinator.crash(*crash),
             Happening::Drain(worker) => {
-                let drained = self.cluster.drain(WORKERS[*worker]).await.map_err(|error| error.to_string())?;
-                if drained {
+                let drain = self.coordinator.ask(|cluster| async move { cluster.drain(WORKERS[*worker]).await });
+                if drain.await.map_err(|error| error.to_string())? == Some(true) {
                     self.drained.append(&mut self.processes[*worker]);
                 }
             }
-            Happening::Hang(worker, time) => {
-                let Device { rate, now } = self.devices[*worker].clone();
-                now.store((rate / HANGING) as u64, Ordering::Relaxed);
-                let time = *time;
-                self.leaving.spawn(async move {
-                    tokio::time::sleep(time).await;
-                    now.store(rate as u64, Ordering::Relaxed);
-                });
-            }
+            Happening::Hang(worker, time) => self.hang(*worker, *time),
             Happening::Join(worker) => self.join(*worker)?,
             Happening::Leave(worker) => {
                 for process in self.processes[*worker].drain(..) {
@@ -104,13 +104,27 @@ impl World {
                 }
             }
             Happening::Link { from, to, state } => self.hub.set_faults(&name(*from), &name(*to), &faults(*state)),
-            Happening::Submit(job) => self.submit(job).await?,
+            Happening::PowerCut(worker) => {
+                self.hub.fall_silent(&name(Process::Worker(*worker)));
+                self.processes[*worker].clear();
+            }
+            Happening::Submit(job) => self.clients.want(&mut self.coordinator, self.kept.spec(job)).await?,
+            Happening::SubmitAgain(which) => self.clients.submit_again(&mut self.coordinator, *which).await?,
             Happening::Vanish(worker) => {
                 self.hub.vanish(&name(Process::Worker(*worker)));
                 self.processes[*worker].clear();
             }
         }
         Ok(())
+    }
+
+    fn hang(&mut self, worker: usize, time: Duration) {
+        let Device { rate, now } = self.devices[worker].clone();
+        now.store((rate / HANGING) as u64, Ordering::Relaxed);
+        self.leaving.spawn(async move {
+            tokio::time::sleep(time).await;
+            now.store(rate as u64, Ordering::Relaxed);
+        });
     }
 
     fn join(&mut self, worker: usize) -> Result<(), String> {
@@ -121,16 +135,8 @@ impl World {
         Ok(())
     }
 
-    async fn submit(&mut self, job: &Job) -> Result<(), String> {
-        let mut spec = tensor_job(job.steps, job.guidance_scale, job.wishes.clone());
-        spec.settings.scheduler = Some(job.scheduler.to_owned());
-        let handle = self.cluster.submit(spec.clone()).await.map_err(|error| format!("a job was refused: {error}"))?;
-        self.jobs.push((spec, handle));
-        Ok(())
-    }
-
     /// From now on nothing goes wrong, and somebody is there.
-    fn heal(&mut self) -> Result<(), String> {
+    async fn heal(&mut self) -> Result<(), String> {
         let all: Vec<Process> =
             std::iter::once(Process::Coordinator).chain((0..WORKERS.len()).map(Process::Worker)).collect();
         for (from, to) in all.iter().flat_map(|from| all.iter().map(move |to| (*from, *to))) {
@@ -142,37 +148,38 @@ impl World {
         if self.processes.iter().all(Vec::is_empty) {
             self.join(0)?;
         }
-        Ok(())
+        self.coordinator.heal().await?;
+        self.clients.return_to(&mut self.coordinator).await
     }
 
     async fn check(mut self) -> Result<(), String> {
-        let deadline = Instant::now() + ENDS_WITHIN;
-        let jobs = std::mem::take(&mut self.jobs);
-        let expected = jobs.len();
-        for (spec, handle) in jobs {
-            let id = handle.id;
-            let Ok(ended) = timeout_at(deadline, handle.ended()).await else {
-                let job = self.cluster.job(id).await;
-                return Err(format!("{id} does not end: {job:#?}"));
-            };
-            let record = ended.map_err(|error| format!("{id}: {error}"))?;
-            let outcome = self.cluster.outcome(id).await.map_err(|error| format!("{id}: {error}"))?;
-            let latents = outcome.as_ref().map(|outcome| outcome.latents.1.as_slice());
-            self.check_job(spec, &record, latents).map_err(|failure| format!("{id}: {failure}\n{record:#?}"))?;
+        let until = Instant::now() + ENDS_WITHIN;
+        self.clients.check(&mut self.coordinator, until).await?;
+        if self.kept == Kept::OnDisk {
+            // Whatever was told is on disk.
+            self.coordinator.crash(Crash { death: Death::PowerCut, in_write: None, down_for: Duration::ZERO });
+            self.coordinator.heal().await?;
+            self.clients.return_to(&mut self.coordinator).await?;
+            self.clients.check(&mut self.coordinator, until).await?;
         }
-        let known = self.cluster.jobs().await.map_err(|error| error.to_string())?;
-        if known.len() == expected { Ok(()) } else { Err(format!("{} jobs of {expected} are known", known.len())) }
+        self.coordinator.witness.check()
     }
+}
 
-    fn check_job(&self, spec: JobSpec, record: &JobRecord, latents: Option<&[f32]>) -> Result<(), String> {
-        let latents = latents.filter(|_| record.state == JobState::Done).ok_or("it has no latents")?;
-        let recovered = record.recoveries.iter().map(|recovery| recovery.step);
-        let moved = record.moves.iter().map(|to| to.step);
-        let mut replanned_after: Vec<u32> = recovered.chain(moved).collect();
-        replanned_after.sort_unstable();
-        let denoised = run_replanned_in_process(&self.store, spec, WORKERS.len(), &replanned_after);
-        let denoised = denoised.map_err(|error| error.to_string())?;
-        if denoised.latents == latents { Ok(()) } else { Err("its latents are not those of its plans".to_owned()) }
+impl Kept {
+    /// A job of the kind that is kept so.
+    fn spec(self, job: &Job) -> JobSpec {
+        let mut spec = tensor_job(job.steps, job.guidance_scale, job.wishes.clone());
+        spec.settings.scheduler = Some(job.scheduler.to_owned());
+        if self == Self::InMemory {
+            return spec;
+        }
+        let request = JobRequest {
+            prompt: "a red circle".to_owned(),
+            negative_prompt: "blue".to_owned(),
+            settings: spec.settings,
+        };
+        JobSpec { product: Product::Picture, ..request.into() }
     }
 }
 
@@ -187,8 +194,8 @@ fn faults(state: LinkState) -> Faults {
     match state {
         LinkState::Cut => Faults { cut: true, ..Faults::default() },
         LinkState::Healed => Faults::default(),
-        LinkState::Slow { bytes_per_second, delay } => {
-            Faults { bytes_per_second: Some(bytes_per_second), delay, ..Faults::default() }
+        LinkState::Slow { bytes_per_second, delay, jitter } => {
+            Faults { bytes_per_second: Some(bytes_per_second), delay, jitter, ..Faults::default() }
         }
     }
 }
