@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::actors::{
     Coordinator, CoordinatorArguments, CoordinatorMessage, JobView, Keeping, Limits, MembershipMessage, Parts, Planned,
-    QueueMessage, RestoredJob, Submission, SubmitRefused, WorkerRecord, make_plan, measure_all,
+    QueueMessage, RestoredJob, Submission, SubmitRefused, WorkerHandle, WorkerRecord, make_plan, measure_all,
 };
 use crate::failure::{JobFailed, split_hint};
 use crate::job::{Fault, JobError, JobEvent, JobRecord, JobSettings};
@@ -196,6 +196,11 @@ impl Cluster {
         ask(&self.parts.membership, MembershipMessage::Workers).await
     }
 
+    /// Sessions with all workers, in the order of their names.
+    pub(crate) async fn handles(&self) -> Result<Vec<WorkerHandle>, ClusterError> {
+        ask(&self.parts.membership, MembershipMessage::Handles).await
+    }
+
     /// Has a worker leave as soon as no job needs it; jobs that do move to others first. False if there is none of that name.
     pub async fn drain(&self, worker: &str) -> Result<bool, ClusterError> {
         let name = worker.to_owned();
@@ -224,7 +229,7 @@ impl Cluster {
     /// What would be done for settings now. Measures what has not been measured yet.
     pub async fn plan(&self, settings: &JobSettings) -> Result<PlannedJob, ClusterError> {
         let mut setup = self.store.planning_setup(settings).map_err(JobFailed::Store)?;
-        let workers = ask(&self.parts.membership, MembershipMessage::Handles).await?;
+        let workers = self.handles().await?;
         if workers.is_empty() {
             return Err(ClusterError::NoWorkers);
         }

@@ -111,6 +111,7 @@ impl LocalCluster {
             first: 1,
             threads: config.threads_per_worker,
             cpus: config.cpus,
+            caches: Vec::new(),
             join_line: join_line.clone(),
             model: config.model,
             simulation: config.simulation,

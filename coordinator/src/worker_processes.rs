@@ -45,6 +45,8 @@ pub struct ProcessSettings {
     pub threads: u32,
     /// The CPUs that each one's threads are kept on, as `worker join --cpus` takes them; without an entry wherever the operating system likes.
     pub cpus: Vec<String>,
+    /// A folder for each one's cache of parameters; without an entry it has none.
+    pub caches: Vec<PathBuf>,
     /// What lets them in.
     pub join_line: String,
     /// A checkpoint that they read themselves.
@@ -171,8 +173,6 @@ impl WorkerProcesses {
             .args(arguments)
             .arg("join")
             .args(["--name", name, "--threads", &settings.threads.to_string()])
-            // What is in this coordinator's files need not be in others of this machine too.
-            .args(["--cache-limit", "0"])
             .arg("--state-dir")
             .arg(self._state.path().join(name))
             // A command line is visible to other users of a machine.
@@ -186,6 +186,11 @@ impl WorkerProcesses {
             // before.
             .process_group(0)
             .kill_on_drop(true);
+        match settings.caches.get(index) {
+            Some(folder) => command.arg("--cache").arg(folder),
+            // What is in this coordinator's files need not be in others of this machine too.
+            None => command.args(["--cache-limit", "0"]),
+        };
         if let Some(cpus) = settings.cpus.get(index) {
             command.args(["--cpus", cpus]);
         }
@@ -251,6 +256,7 @@ mod tests {
             first: 1,
             threads: 1,
             cpus: Vec::new(),
+            caches: Vec::new(),
             join_line: "adj1.secret".to_owned(),
             model: None,
             simulation: Some(Simulation { flops_per_second: 2.5e9, link_limit: None }),
@@ -298,6 +304,7 @@ mod tests {
             first: 1,
             threads: 1,
             cpus: Vec::new(),
+            caches: Vec::new(),
             join_line: String::new(),
             model: None,
             simulation: None,

@@ -13,6 +13,7 @@
 //! ```text
 //!   Membership ──► Queue           WorkerJoined, WorkerLeft, WorkersChanged (one is to leave)
 //!   WorkerSession ──► Membership   Introduced, Drain; its end comes by supervision
+//!   WorkerSession ──► directory    who holds which parameters; shared, and asked where a worker gets them
 //!   WorkerSession ──► Denoiser     Prediction (from the task that receives tensors), WorkerLost, WorkerFailed
 //!   Queue ──► Denoiser             Cancel, Offered (whom it may use)
 //!   Denoiser ──► WorkerSession     requests; tensors go straight to the link
@@ -42,4 +43,5 @@ pub use queue::SubmitRefused;
 pub(crate) use queue::{JobView, Keeping, QueueMessage, RestoredJob, Submission};
 pub(crate) use root::{Coordinator, CoordinatorArguments, CoordinatorMessage, Parts};
 pub use session::{TensorCounts, WorkerPart, WorkerRecord, WorkerState};
+pub(crate) use session::{TensorSpec, WorkerHandle};
 pub use weights::WeightCounts;

@@ -205,6 +205,7 @@ fn worker_view(worker: &WorkerRecord) -> WorkerView {
         devices: worker.devices.iter().map(device).collect(),
         memory_bytes: worker.devices.iter().map(|device| device.memory_bytes).sum(),
         parts: worker.parts.clone(),
+        weights: worker.weights,
     }
 }
 

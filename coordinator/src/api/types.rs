@@ -6,7 +6,7 @@ use asyncdiff_plan::{Encoding, JobId, Wishes};
 use serde::{Deserialize, Serialize};
 
 use super::ApiError;
-use crate::WorkerPart;
+use crate::actors::{WeightCounts, WorkerPart};
 use crate::job::{Dtype, JobRequest, JobSettings};
 
 /// The largest guidance scale: far beyond it pictures are noise, and f32 overflows.
@@ -138,6 +138,9 @@ pub struct WorkerView {
     pub memory_bytes: u64,
     /// What it does for which job.
     pub parts: Vec<WorkerPart>,
+    /// Parameters that it was sent since it joined.
+    #[serde(default)]
+    pub weights: WeightCounts,
 }
 
 /// A plan as the API shows it.

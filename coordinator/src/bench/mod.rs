@@ -12,6 +12,7 @@ mod pipeline;
 mod recovery;
 mod saving;
 mod scaling;
+mod weights;
 
 pub use coordinator::{CoordinatorBench, CoordinatorReport};
 pub use device::{Case, DeviceBench, DeviceReport};
@@ -21,3 +22,4 @@ pub use pipeline::{PipelineBench, PipelineReport};
 pub use recovery::{RecoveryBench, RecoveryReport};
 pub use saving::{SavingReport, SavingRow, measure_saving};
 pub use scaling::{Capacity, GuidanceWay, Network, ScalingBench, ScalingReport, ScalingRow, SimulatedModel};
+pub use weights::{FeedingRow, WeightsBench, WeightsReport, WeightsRow};

@@ -18,7 +18,7 @@ use asyncdiff_model::families::{self, DenoiserConfig, DenoiserProgram, DenoiserS
 use asyncdiff_model::noise_scheduler::{SchedulerConfig, SchedulerKind};
 use asyncdiff_model::text_encoder::ClipTextConfig;
 use asyncdiff_model::vae::VaeConfig;
-use asyncdiff_plan::LayerId;
+use asyncdiff_plan::{LayerId, WeightSpec};
 
 pub(crate) use checked_job::{CheckedJob, DenoiseSetup};
 pub use demo::demo_checkpoint;
@@ -184,6 +184,11 @@ impl ModelStore {
         let layers = program.program.with_shared(owned);
         let specs = layers.iter().flat_map(|&layer| &program.program.layer(layer).weights);
         specs.map(|spec| self.denoiser.entry(spec)).collect()
+    }
+
+    /// Parameters of the denoiser's folder, whatever they are for. Reads and hashes what was not used before.
+    pub(crate) fn entries(&self, specs: &[WeightSpec]) -> Result<Vec<WeightEntry>, StoreError> {
+        specs.iter().map(|spec| self.denoiser.entry(spec)).collect()
     }
 
     /// The text encoder with the list of its parameters. Reads and hashes them on first use.

@@ -132,6 +132,7 @@ mod tests {
             devices: vec!["cpu, 4 threads".into()],
             memory_bytes: 8 << 30,
             parts: Vec::new(),
+            weights: Default::default(),
         };
         let table = workers_table(std::slice::from_ref(&worker));
         assert_eq!(table.lines().count(), 2);

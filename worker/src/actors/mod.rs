@@ -10,13 +10,14 @@
 //! Messages:
 //!
 //! ```text
-//!   ControlSession ──► Node        SessionOpened, Request, SessionLost, MayLeave, SessionEnded
+//!   ControlSession ──► Node        SessionOpened, Request, AskPeer, SessionLost, MayLeave, SessionEnded
 //!   Node ──► ControlSession        Send (replies, failures), Leave
 //!   PeerLink ──► Node              PeerConnected, PeerLost
 //!   Component ──► Node             ComponentLoaded; a failure goes by supervision
 //!   device ──► Node ──► Component  JobEnded; a failed layer ends the actor of its component
 //!   links' readers ──► device      tensors, past all actors
-//!   links' readers ──► requests    arrivals of probes, past all actors
+//!   links' readers ──► requests    arrivals of probes, parameters and news of them, past all actors
+//!   links' readers ──► server      what other workers ask for: parameters of the cache and the checkpoint
 //! ```
 //!
 //! A handler never waits: what takes time (checking, collecting parameters, dialling, encoding) is a task that an actor owns, which is

@@ -56,7 +56,10 @@ impl SessionState {
         let WantedWeights { job, ticket, digests, instead_of } = wanted;
         // A job that was released while the worker asked: it learns of the release next.
         let Some(listed) = self.weights.listed.get(&job) else { return };
-        let wanted: Option<Vec<WantedWeight>> = digests.iter().map(|digest| listed.get(digest).cloned()).collect();
+        // Each once, so that what is remembered of them is bounded by what was listed.
+        let is_bounded = digests.len() <= listed.len();
+        let wanted = digests.iter().map(|digest| listed.get(digest).cloned()).collect::<Option<Vec<WantedWeight>>>();
+        let wanted = wanted.filter(|_| is_bounded);
         let Some(wanted) = wanted else {
             return self.end(myself, "it asked for parameters that it was not assigned", out_of_order());
         };

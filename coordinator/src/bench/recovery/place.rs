@@ -101,6 +101,7 @@ fn start_workers(
         first,
         threads: 1,
         cpus: cpus.to_vec(),
+        caches: Vec::new(),
         join_line: local.join_line().to_owned(),
         model: None,
         simulation: None,

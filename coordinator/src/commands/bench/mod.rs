@@ -1,10 +1,11 @@
 //! `coordinator bench`: what parallelism brings on this machine, what one device does, what the coordinator takes, what carries tensors how
-//! fast, what a fault and what saving a job costs, and what more devices bring than there are.
+//! fast, what a fault and what saving a job costs, how parameters come to workers, and what more devices bring than there are.
 
 mod coordinator;
 mod pipeline;
 mod recovery;
 mod scaling;
+mod weights;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ enum Benchmark {
     Saving(SavingArgs),
     /// Up to eight simulated devices on Stable Diffusion 2.1 and XL: real tensors over the real links, no computing
     Scaling(scaling::ScalingArgs),
+    /// How parameters come to one, two and three workers: from the coordinator, from each other, from the disk; against a copy of the file
+    Weights(weights::WeightsArgs),
 }
 
 #[derive(Args, Debug)]
@@ -120,6 +123,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
         Benchmark::Recovery(args) => recovery::run(args).await?,
         Benchmark::Saving(args) => saving(args).await?,
         Benchmark::Scaling(args) => scaling::run(args).await?,
+        Benchmark::Weights(args) => weights::run(args).await?,
     };
     print_line(text.trim_end())?;
     Ok(ExitCode::Ok)
