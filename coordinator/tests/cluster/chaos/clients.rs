@@ -68,7 +68,7 @@ impl Clients {
         if id != handle.id {
             return Err(format!("key {index} is of {id} and of {}", handle.id));
         }
-        self.listen(handle);
+        self.listen(handle, coordinator.living());
         Ok(())
     }
 
@@ -97,7 +97,7 @@ impl Clients {
                     {
                         return Err(format!("it was told {told}, and now it is {}", brief(&handle.record)));
                     }
-                    self.listen(handle);
+                    self.listen(handle, coordinator.living());
                 }
                 Ok(None) => return Ok(()),
                 Err(ClusterError::UnknownJob { .. }) => return Err(format!("{job} was submitted and is lost")),
@@ -129,11 +129,13 @@ impl Clients {
         Err(format!("{} jobs are known of {} that were wanted", known.len(), self.wanted.len()))
     }
 
-    fn listen(&mut self, handle: JobHandle) {
+    fn listen(&mut self, handle: JobHandle, is_living: impl Fn() -> bool + Send + 'static) {
         let told = Arc::clone(&self.told);
         self.listening.spawn(async move {
             // It ends without an end when the coordinator does.
-            if let Ok(record) = handle.ended().await {
+            if let Ok(record) = handle.ended().await
+                && is_living()
+            {
                 told.lock().unwrap().entry(record.id).or_insert(record);
             }
         });

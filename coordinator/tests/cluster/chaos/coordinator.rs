@@ -1,6 +1,7 @@
 //! The coordinator of a story: it may crash, at a moment or in the middle of a write, and is started again on its disk.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use asyncdiff_coordinator::{Cluster, ClusterConfig, ClusterError, JobStore, Limits, ModelStore};
@@ -24,7 +25,8 @@ pub(super) struct Coordinator {
     cluster: Option<Arc<Cluster>>,
     /// While it is down.
     up_again: Instant,
-    life: u32,
+    /// Counts crashes; shared with those who listen.
+    life: Arc<AtomicU32>,
     /// What happens at the write that a crash is set for.
     armed: Option<Crash>,
     chance: StdRng,
@@ -49,7 +51,7 @@ impl Coordinator {
             witness: Arc::default(),
             cluster: None,
             up_again: Instant::now(),
-            life: 0,
+            life: Arc::default(),
             armed: None,
             chance: StdRng::seed_from_u64(seed),
         }
@@ -58,6 +60,13 @@ impl Coordinator {
     /// The model that it serves.
     pub(super) fn store(&self) -> &ModelStore {
         &self.store
+    }
+
+    /// Says whether it still lives as it does now. What is left of one that crashed may go on for a moment in this process, but
+    /// nobody hears of it.
+    pub(super) fn living(&self) -> impl Fn() -> bool + Send + use<> {
+        let (life, now) = (Arc::clone(&self.life), self.life.load(Ordering::Relaxed));
+        move || life.load(Ordering::Relaxed) == now
     }
 
     /// Waits until a time, or until the coordinator is there again.
@@ -155,7 +164,7 @@ impl Coordinator {
                 Some(opened.map_err(|error| format!("the database is lost: {error}"))?)
             }
         };
-        let network = self.witness.watch(self.hub.process(PeerName::Coordinator), self.life);
+        let network = self.witness.watch(self.hub.process(PeerName::Coordinator), self.life.load(Ordering::Relaxed));
         let config = ClusterConfig { network, store: Arc::clone(&self.store), jobs, limits: Limits::default() };
         Cluster::start(config).await.map_err(|error| error.to_string())
     }
@@ -180,7 +189,7 @@ impl Coordinator {
         self.storage.crash(unsynced, &mut self.chance);
         self.armed = None;
         self.cluster = None;
-        self.life += 1;
+        self.life.fetch_add(1, Ordering::Relaxed);
         self.up_again = Instant::now() + crash.down_for;
     }
 }
