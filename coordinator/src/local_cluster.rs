@@ -20,8 +20,9 @@ use crate::model_store::ModelStore;
 use crate::worker_processes::{ExitedWorker, ProcessError, ProcessSettings, Simulation, WorkerProcesses};
 use asyncdiff_common::owned_task::OwnedTask;
 
-/// How long the join line of local workers serves: they use it in their first second.
-const JOIN_LINE_VALID: Duration = Duration::from_secs(600);
+/// How long the join line of local workers serves. They use it in their first second; those that are started later, to see what becomes of a
+/// cluster whose workers come and go, use it too.
+const JOIN_LINE_VALID: Duration = Duration::from_secs(24 * 3600);
 
 /// How long workers may take to start and join. They load nothing before a job; on a busy machine a process takes a
 /// second.
@@ -146,8 +147,9 @@ impl LocalCluster {
         &self.cluster
     }
 
-    /// What lets more workers in, in its first minutes.
-    pub(crate) fn join_line(&self) -> &str {
+    /// What lets more workers in, for a day.
+    #[must_use]
+    pub fn join_line(&self) -> &str {
         &self.join_line
     }
 
