@@ -85,3 +85,18 @@ fn a_job_goes_on_after_each_kind_of_fault_and_the_time_is_told() {
     assert!(faults[1]["noticed_seconds"]["p50"].as_f64() > Some(0.5), "{report}");
     assert!(faults[3]["ready_seconds"]["p50"].as_f64() > Some(0.0), "{report}");
 }
+
+#[test]
+fn a_short_soak_loses_no_job_and_says_what_it_did() {
+    let place = Place::new();
+    let report = place.run(&["bench", "soak", "--minutes", "0.15", "--seed", "7", "--json"]).json();
+    assert!(report["lost"].as_array().unwrap().is_empty(), "{report}");
+    assert!(report["done"].as_u64().unwrap() > 12 && report["faults"].as_object().unwrap().len() > 1, "{report}");
+    let of = |row: &serde_json::Value, figure: &str| row[figure].as_u64().unwrap();
+    for row in report["memory"].as_array().unwrap() {
+        assert!(["start", "middle", "end"].iter().all(|moment| of(row, moment) > 1 << 20), "{report}");
+    }
+    let undisturbed = report["jobs"].as_array().unwrap().iter().find(|row| row["kind"] == "undisturbed").unwrap();
+    assert_eq!(of(undisturbed, "jobs"), of(undisturbed, "equal"), "whoever makes it: {report}");
+    assert_eq!(place.files(), Vec::<String>::new());
+}

@@ -12,6 +12,7 @@ use super::place::Place;
 use super::report::Outcome;
 use super::timeline::Timeline;
 use crate::actors::WorkerRecord;
+use crate::bench::likeness::{decibels, pixels};
 use crate::cluster::JobHandle;
 use crate::job::{JobEvent, JobRecord, JobState};
 use crate::worker_processes::WorkerProcesses;
@@ -145,20 +146,7 @@ fn refreshes(record: &JobRecord) -> usize {
     steps.range(..record.progress.1).count()
 }
 
-/// Peak signal-to-noise ratio of two jobs' pictures; infinite if they are equal.
+/// How alike two jobs' pictures are.
 async fn compare(place: &Place, one: JobId, other: JobId) -> anyhow::Result<f64> {
-    let (one, other) = (pixels(place, one).await?, pixels(place, other).await?);
-    ensure!(one.len() == other.len() && !one.is_empty(), "pictures of {} and {} bytes", one.len(), other.len());
-    let squares = one.iter().zip(&other).map(|(one, other)| f64::from(one.abs_diff(*other)).powi(2));
-    let mean = squares.sum::<f64>() / one.len() as f64;
-    Ok(10.0 * (255.0 * 255.0 / mean).log10())
-}
-
-async fn pixels(place: &Place, job: JobId) -> anyhow::Result<Vec<u8>> {
-    let files = place.cluster().files(job).await?.context("a job that is done has no files")?;
-    let picture = files.picture.context("a job that is done has no picture")?;
-    let mut reader = png::Decoder::new(std::io::Cursor::new(picture)).read_info()?;
-    let mut pixels = vec![0; reader.output_buffer_size().context("the picture is too large")?];
-    reader.next_frame(&mut pixels)?;
-    Ok(pixels)
+    decibels(&pixels(place.cluster(), one).await?, &pixels(place.cluster(), other).await?)
 }

@@ -29,7 +29,7 @@ pub(super) struct Moment {
 
 /// A shell that sends a signal as soon as it is told to: its start is not part of what is measured. If nobody tells it, it ends.
 #[must_use]
-pub(super) struct Signaller {
+pub(in crate::bench) struct Signaller {
     shell: Child,
     line: ChildStdin,
 }
@@ -81,7 +81,7 @@ impl Moment {
 
 impl Signaller {
     /// Gets ready to send a signal, such as `KILL`, to a process.
-    pub(super) fn new(signal: &str, process_id: u32) -> anyhow::Result<Self> {
+    pub(in crate::bench) fn new(signal: &str, process_id: u32) -> anyhow::Result<Self> {
         let mut shell = Command::new("sh")
             .args(["-c", &format!("read line && kill -s {signal} {process_id}")])
             .stdin(Stdio::piped())
@@ -93,7 +93,7 @@ impl Signaller {
     }
 
     /// Sends it, and waits until it is sent.
-    pub(super) async fn send(mut self) -> anyhow::Result<()> {
+    pub(in crate::bench) async fn send(mut self) -> anyhow::Result<()> {
         self.line.write_all(b"now\n").await.context("the shell that sends signals has ended")?;
         let status = self.shell.wait().await?;
         ensure!(status.success(), "a signal could not be sent: kill ended with {status}");

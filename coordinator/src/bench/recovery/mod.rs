@@ -17,6 +17,8 @@ mod timeline;
 
 use std::num::NonZeroU32;
 
+pub(super) use fault::Signaller;
+pub(super) use place::{settle, start_workers};
 pub use report::RecoveryReport;
 
 use self::fault::Fault;

@@ -89,7 +89,7 @@ impl Place {
     }
 }
 
-fn start_workers(
+pub(in crate::bench) fn start_workers(
     local: &LocalCluster,
     first: usize,
     workers: usize,
@@ -109,7 +109,7 @@ fn start_workers(
 }
 
 /// Settings that leave nothing of the picture to what a measurement found.
-async fn settle(cluster: &Cluster, steps: NonZeroU32) -> anyhow::Result<JobSettings> {
+pub(in crate::bench) async fn settle(cluster: &Cluster, steps: NonZeroU32) -> anyhow::Result<JobSettings> {
     let wishes = Wishes {
         components: Some(COMPONENTS),
         stride: Some(NonZeroU32::MIN),

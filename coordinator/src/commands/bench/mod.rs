@@ -1,10 +1,12 @@
 //! `coordinator bench`: what parallelism brings on this machine, what one device does, what the coordinator takes, what carries tensors how
-//! fast, what a fault and what saving a job costs, how parameters come to workers, and what more devices bring than there are.
+//! fast, what a fault and what saving a job costs, how parameters come to workers, what more devices bring than there are, and what half an hour
+//! of faults does.
 
 mod coordinator;
 mod pipeline;
 mod recovery;
 mod scaling;
+mod soak;
 mod weights;
 
 use std::num::NonZeroUsize;
@@ -42,6 +44,8 @@ enum Benchmark {
     Saving(SavingArgs),
     /// Up to eight simulated devices on Stable Diffusion 2.1 and XL: real tensors over the real links, no computing
     Scaling(scaling::ScalingArgs),
+    /// Jobs for half an hour while workers are killed, stopped, drained and joined at random: nothing is lost, memory stays as it is
+    Soak(soak::SoakArgs),
     /// How parameters come to one, two and three workers: from the coordinator, from each other, from the disk; against a copy of the file
     Weights(weights::WeightsArgs),
 }
@@ -115,6 +119,7 @@ impl ValueEnum for Case {
 
 /// Measures and prints.
 pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
+    let mut exit = ExitCode::Ok;
     let text = match args.what {
         Benchmark::Coordinator(args) => coordinator::run(args).await?,
         Benchmark::Device(args) => device(args).await?,
@@ -123,10 +128,15 @@ pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
         Benchmark::Recovery(args) => recovery::run(args).await?,
         Benchmark::Saving(args) => saving(args).await?,
         Benchmark::Scaling(args) => scaling::run(args).await?,
+        Benchmark::Soak(args) => {
+            let (text, found) = soak::run(args).await?;
+            exit = found;
+            text
+        }
         Benchmark::Weights(args) => weights::run(args).await?,
     };
     print_line(text.trim_end())?;
-    Ok(ExitCode::Ok)
+    Ok(exit)
 }
 
 async fn device(args: DeviceArgs) -> Result<String, Failure> {
