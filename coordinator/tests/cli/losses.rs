@@ -130,3 +130,24 @@ fn a_worker_that_joins_helps_with_the_picture_that_is_being_made() {
     assert_eq!(record["summary"]["workers"].as_array().unwrap().len(), 2, "{record}");
     assert_eq!(record["recoveries"].as_array().unwrap().len(), 0, "{record}");
 }
+
+#[test]
+fn a_worker_whose_name_another_process_takes_over_ends_and_the_picture_is_made_with_the_new_one() {
+    let served = Served::start();
+    let _a = served.join("worker-a");
+    let b = served.join("worker-b");
+    let reference = reference(&served.place);
+    // Its state elsewhere, as when a machine is set up again from a copy: the same certificate, and the old process lives.
+    served.place.copy_folder(&served.place.path("worker-b"), "copy");
+    let picture = begin(&served.place, "replaced.png");
+    let _new = served.place.start(&["local-worker", "join", "--threads", "1", "--state-dir", "copy"]);
+    picture.wait_for("worker worker-b was lost");
+    assert_ne!(b.end(), Some(0), "the old one knows that it was replaced");
+    assert_eq!(picture.end(), Some(0));
+    check(&served, "2", "replaced.png", &reference);
+    let listed = served.place.run(&["workers", "--json"]).json();
+    let names: Vec<&str> = listed.as_array().unwrap().iter().map(|worker| worker["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["worker-a", "worker-b"]);
+    let again = served.place.run(&["submit", PROMPT, "--steps", "9", "--components", "2", "--json", "-o", "again.png"]);
+    assert_eq!(again.json()["job"]["summary"]["workers"].as_array().unwrap().len(), 2);
+}
