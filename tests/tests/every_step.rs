@@ -70,6 +70,7 @@ impl Place {
             join_line: local.join_line().to_owned(),
             model: None,
             simulation: None,
+            caches: Vec::new(),
         })
         .unwrap();
         local.cluster().wait_for_workers(WORKERS, PATIENCE).await.unwrap();
