@@ -17,6 +17,9 @@ use crate::denoise::LoopSettings;
 /// way for seconds; more jobs than this do not end in that time.
 const ENDED_JOBS_REMEMBERED: usize = 64;
 
+/// The same for requests whose tensor nobody waits for any more, while their job goes on: another worker was asked instead.
+const FORGOTTEN_REPLIES_REMEMBERED: usize = 64;
+
 /// Decides for one session. Asked on the transport's thread, told by actors; nobody holds its lock for longer than a
 /// look-up.
 pub(crate) struct SessionAdmission {
@@ -32,6 +35,7 @@ struct Expected {
     jobs: HashMap<JobId, Arc<ExpectedOfJob>>,
     ended: VecDeque<JobId>,
     replies: HashMap<u64, TensorSpec>,
+    forgotten: VecDeque<u64>,
 }
 
 /// The noise predictions that a rank makes in a job.
@@ -85,7 +89,12 @@ impl SessionAdmission {
 
     pub(crate) fn forget_reply(&self, request: u64) {
         self.write(|state| {
-            state.replies.remove(&request);
+            if state.replies.remove(&request).is_some() {
+                state.forgotten.push_back(request);
+            }
+            while state.forgotten.len() > FORGOTTEN_REPLIES_REMEMBERED {
+                state.forgotten.pop_front();
+            }
         });
     }
 
@@ -119,7 +128,9 @@ impl SessionAdmission {
             TensorName::Reply { request, index: 0 } => match state.replies.get(&request) {
                 Some(spec) => check_spec(header, &spec.shape, spec.dtype).map(|()| &self.replies),
                 // Its job was cancelled or its deadline passed while it was under way.
-                None if state.ended.contains(&header.job) => Err(Refusal::EndedJob { job: header.job }),
+                None if state.ended.contains(&header.job) || state.forgotten.contains(&request) => {
+                    Err(Refusal::EndedJob { job: header.job })
+                }
                 None => Err(Refusal::Unexpected),
             },
             _ => Err(Refusal::Unexpected),
@@ -219,6 +230,17 @@ mod tests {
             assert_eq!(admit(&admission, &header(name, &[2, 4, 8, 6])), Err(Refusal::Unexpected));
         }
         assert_eq!(admission.counts().refused, 6);
+    }
+
+    #[test]
+    fn a_tensor_that_another_worker_was_asked_for_instead_is_late_and_no_offence() {
+        let admission = admission();
+        let reply = header(TensorName::Reply { request: 9, index: 0 }, &[2, 77, 32]);
+        admission.forget_reply(9);
+        admission.forget_reply(10);
+        assert!(admit(&admission, &reply).unwrap_err().is_late());
+        let unknown = header(TensorName::Reply { request: 10, index: 0 }, &[2, 77, 32]);
+        assert_eq!(admit(&admission, &unknown), Err(Refusal::Unexpected), "nobody asked for it");
     }
 
     #[test]
