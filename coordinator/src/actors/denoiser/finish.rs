@@ -29,6 +29,10 @@ const NEARLY: f64 = 0.95;
 /// Workers that may fail to decode before the job does: the latents are final, so that what one cannot do another one might.
 const DECODERS: u32 = 4;
 
+/// Workers that may be lost while they decode before the job fails. Being lost says nothing of the decoding, and each costs a heartbeat's deadline at most;
+/// more than these are a cluster that does not hold still.
+const LOST_DECODERS: u32 = 32;
+
 /// A job whose steps are all taken.
 pub(super) struct Finishing {
     pub(super) choice: Choice,
@@ -98,7 +102,7 @@ impl Finishing {
 
     /// The picture, decoded by whoever can.
     async fn picture(&mut self, mut decoding: Decoding) -> Result<Bytes, JobFailed> {
-        let mut tries = 0;
+        let (mut tries, mut losses) = (0, 0);
         loop {
             let began = Instant::now();
             let worker = match &decoding.ready {
@@ -120,10 +124,12 @@ impl Finishing {
                 Ok(picture) => return Ok(picture),
                 Err(failed) => failed,
             };
-            tries += 1;
             let is_lost = !worker.is_connected();
+            let (count, limit) = if is_lost { (&mut losses, LOST_DECODERS) } else { (&mut tries, DECODERS) };
+            *count += 1;
+            let is_over = *count == limit;
             decoding.candidates.excluded.insert(worker.session_id());
-            if tries == DECODERS || !is_curable(&failed) || !(is_lost || decoding.candidates.are_there()) {
+            if is_over || !is_curable(&failed) || !(is_lost || decoding.candidates.are_there()) {
                 return Err(failed);
             }
             tracing::warn!(worker = worker.name(), %failed, "decoding goes on elsewhere");

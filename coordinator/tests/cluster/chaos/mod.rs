@@ -75,6 +75,12 @@ fn every_job_ends_with_what_its_plans_say_whatever_happens() {
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 
+/// The only worker was lost four times while it decoded: the job failed, although it came back each time.
+#[test]
+fn a_picture_is_decoded_however_often_its_decoder_is_lost() {
+    played(1578).unwrap();
+}
+
 fn seeds() -> Range<u64> {
     let Ok(named) = std::env::var(SEEDS_VARIABLE) else { return SEEDS };
     let parsed = named.split_once("..").and_then(|(first, end)| Some(first.parse().ok()?..end.parse().ok()?));
