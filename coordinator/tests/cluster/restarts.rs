@@ -1,14 +1,16 @@
 //! A coordinator that ends in the middle of a job, in order or not, and another one on its database.
 
+use std::io;
 use std::num::NonZeroU32;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use asyncdiff_coordinator::job::{Dtype, JobRecord, JobRequest, JobSettings, JobState};
 use asyncdiff_coordinator::local_workers::{Pace, SimulatedWorker};
 use asyncdiff_coordinator::{
-    Cluster, ClusterConfig, JobHandle, JobSpec, JobStore, JobStoreError, Limits, ModelStore, demo_checkpoint,
+    Cluster, ClusterConfig, Disk, JobHandle, JobSpec, JobStore, JobStoreError, Limits, ModelStore, demo_checkpoint,
 };
 use asyncdiff_plan::{JobId, Prefer, Wishes};
 use asyncdiff_transport::PeerName;
@@ -40,6 +42,47 @@ impl Site {
         let limits = Limits { saving_percent: 100, ..Limits::default() };
         let network = self.hub.process(PeerName::Coordinator);
         Cluster::start(ClusterConfig { network, store: Arc::clone(&self.model), jobs, limits }).await.unwrap()
+    }
+}
+
+/// A disk that is full for a while.
+#[derive(Debug, Default)]
+struct FullDisk {
+    bytes: Mutex<Vec<u8>>,
+    is_full: AtomicBool,
+}
+
+impl FullDisk {
+    fn change(&self, change: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        change(&mut self.bytes.lock().unwrap());
+        Ok(())
+    }
+}
+
+impl Disk for FullDisk {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.bytes.lock().unwrap().len() as u64)
+    }
+
+    fn read(&self, offset: u64, found: &mut [u8]) -> io::Result<()> {
+        let (bytes, offset) = (self.bytes.lock().unwrap(), offset as usize);
+        found.copy_from_slice(bytes.get(offset..offset + found.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, written: &[u8]) -> io::Result<()> {
+        self.change(|bytes| bytes[offset as usize..offset as usize + written.len()].copy_from_slice(written))
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.change(|bytes| bytes.resize(length as usize, 0))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.change(|_| {})
     }
 }
 
@@ -133,6 +176,24 @@ async fn a_job_goes_on_from_its_saved_step_when_the_coordinator_vanishes() {
     let cluster = site.coordinator().await;
     assert_eq!(cluster.job(waiting.id).await.unwrap().state, JobState::Done);
     assert_eq!(pixels(&picture(&cluster, handle.id).await), pixels(&found), "a picture is kept over restarts");
+}
+
+#[tokio::test]
+async fn a_job_that_was_answered_for_goes_on_if_the_disk_is_full_when_it_is_submitted_again() {
+    let (disk, hub) = (Arc::new(FullDisk::default()), SimulatedNetwork::new());
+    let jobs = Some(JobStore::open_on(Arc::clone(&disk) as Arc<dyn Disk>).unwrap());
+    let store = Arc::new(ModelStore::open(&demo_checkpoint().unwrap()).unwrap());
+    let (network, limits) = (hub.process(PeerName::Coordinator), Limits::default());
+    let cluster = Cluster::start(ClusterConfig { network, store, jobs, limits }).await.unwrap();
+    let submit = |key: &str| cluster.submit_once(exact_picture(3), Some(key.to_owned()));
+    let first = submit("first").await.unwrap();
+    disk.is_full.store(true, Ordering::Relaxed);
+    assert!(submit("first").await.is_err() && submit("second").await.is_err());
+    disk.is_full.store(false, Ordering::Relaxed);
+    assert_eq!(submit("first").await.unwrap().id, first.id);
+    let states: Vec<JobState> = cluster.jobs().await.unwrap().iter().map(|job| job.state).collect();
+    // Nobody was told of the second.
+    assert_eq!(states, [JobState::Queued, JobState::Cancelled]);
 }
 
 #[tokio::test]

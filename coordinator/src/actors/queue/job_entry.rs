@@ -1,6 +1,7 @@
 //! One job as the queue keeps it.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use asyncdiff_common::owned_task::OwnedTask;
@@ -40,6 +41,8 @@ pub(super) struct JobEntry {
     pub(super) is_kept: bool,
     /// Tells the queue when it is given up.
     pub(super) deadline: Option<OwnedTask>,
+    /// Somebody was told that it is there.
+    pub(super) is_answered: Arc<AtomicBool>,
     events: broadcast::Sender<JobEvent>,
 }
 
@@ -61,7 +64,7 @@ impl JobEntry {
         let is_kept = matches!(checked.spec.conditions, Conditions::Prompt { .. })
             && checked.spec.latents == InitialLatents::Seed(checked.spec.settings.seed)
             && checked.spec.product == Product::Picture;
-        Self { is_kept, ..Self::restored(record, None, Some(Box::new(checked))) }
+        Self { is_kept, is_answered: Arc::default(), ..Self::restored(record, None, Some(Box::new(checked))) }
     }
 
     /// A job of an earlier life of the coordinator; checked again, if it has not ended.
@@ -81,6 +84,7 @@ impl JobEntry {
             outcome: None,
             is_kept: true,
             deadline: None,
+            is_answered: Arc::new(AtomicBool::new(true)),
             events,
         }
     }

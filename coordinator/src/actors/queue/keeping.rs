@@ -8,6 +8,9 @@
 //!
 //! Without a database both happen at once.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use asyncdiff_common::owned_task::OwnedTask;
 use asyncdiff_plan::{Epoch, JobId};
 use ractor::{ActorRef, RpcReplyPort};
@@ -169,13 +172,17 @@ impl QueueState {
             let _ = reply.send(Ok(view));
             return;
         };
-        let myself = myself.clone();
+        let (myself, is_answered) = (myself.clone(), Arc::clone(&entry.is_answered));
         writer.keep(Change::Updated(stored), move |kept| {
             let answer = kept.map(|()| view).map_err(|error| {
-                // It may have started meanwhile. A queue that has ended forgets it by itself.
-                let _ = myself.send_message(QueueMessage::NotKept { job });
+                // One that was answered for before is on disk since then, and goes on.
+                if !is_answered.load(Ordering::Relaxed) {
+                    // It may have started meanwhile. A queue that has ended forgets it by itself.
+                    let _ = myself.send_message(QueueMessage::NotKept { job });
+                }
                 SubmitRefused::NotKept { reason: error.to_string() }
             });
+            is_answered.fetch_or(answer.is_ok(), Ordering::Relaxed);
             let _ = reply.send(answer);
         });
     }
