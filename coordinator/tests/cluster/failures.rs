@@ -164,6 +164,8 @@ async fn a_device_that_hangs_is_found_within_seconds_whoever_waits_for_it() {
         let expected = format!("worker {hung}'s device hangs");
         assert!(record.recoveries[0].what.contains(&expected), "{:?}", record.recoveries);
         assert_eq!(record.recoveries.len(), 1, "{:?}", record.recoveries);
+        let waited = record.recoveries[0].what.split("did nothing for ").nth(1).unwrap().trim_end_matches('s');
+        assert!(waited.parse::<f64>().unwrap() <= 2.0, "{:?}", record.recoveries);
         assert_ne!(record.summary.unwrap().workers, [hung]);
         assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
     }

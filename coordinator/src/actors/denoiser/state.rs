@@ -16,6 +16,7 @@ use super::candidates::{NotEnough, Offer};
 use super::decoder::DecoderState;
 use super::denoising::{Denoising, Progress};
 use super::finish::{Decoding, Finishing};
+use super::hanging::Look;
 use super::moving::{Moving, Ready};
 use super::prepare::{JobConditions, Placing, Preparation, Prepared};
 use super::recorder::{Recorded, Recorder};
@@ -32,8 +33,8 @@ use crate::job_spec::{JobOutcome, Product};
 use crate::model_store::{CheckedJob, DenoiseSetup, ModelStore};
 use asyncdiff_common::owned_task::OwnedTask;
 
-/// How often the engine is told the time: it counts in tens of seconds.
-const TICK: Duration = Duration::from_secs(1);
+/// How often the engine is told the time, and devices are looked after if nothing comes.
+pub(super) const TICK: Duration = Duration::from_millis(250);
 
 /// What the actor knows of its job.
 pub(crate) struct DenoiserState {
@@ -75,7 +76,7 @@ pub(crate) struct DenoiserState {
     /// Waits for a suspicion to be confirmed.
     pub(super) suspicion: Option<OwnedTask>,
     /// Looks whether devices hang.
-    pub(super) look: Option<OwnedTask>,
+    pub(super) look: Look,
     span: tracing::Span,
 }
 
@@ -140,7 +141,7 @@ impl DenoiserState {
             lost: HashSet::new(),
             not_enough: NotEnough::default(),
             suspicion: None,
-            look: None,
+            look: Look::default(),
             span,
         }
     }
@@ -162,7 +163,7 @@ impl DenoiserState {
     /// Prepares a placement in a new epoch. What comes of older ones is late from now on.
     pub(super) fn prepare(&mut self, myself: &ActorRef<DenoiserMessage>, start: Start, ready: Option<Ready>) {
         self.epoch = self.next_epoch();
-        (self.suspicion, self.moving, self.look) = (None, None, None);
+        (self.suspicion, self.moving, self.look) = (None, None, Look::default());
         for worker in self.met.iter().filter(|_| !self.is_first_placement()) {
             worker.close_job(self.reporter.job);
         }

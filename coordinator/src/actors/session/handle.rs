@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use asyncdiff_common::wire::{ComputeType, DenoiserSpec, Endpoint, Hello, LayerCost, WorkerReply, WorkerRequest};
@@ -40,9 +40,14 @@ struct Inner {
     links: KnownLinks,
     /// No job is to use it any more.
     leaving: AtomicBool,
+    /// Requests that somebody waits for.
+    asked: AtomicUsize,
     /// Changes whenever something is heard of the worker.
     heard: watch::Sender<()>,
 }
+
+/// Counts a request for as long as somebody waits for it.
+struct Asked<'a>(&'a WorkerHandle);
 
 /// Who a worker is: its certificate's name and what it said of itself.
 #[derive(Clone)]
@@ -63,6 +68,19 @@ pub(crate) struct JobDoor<'a> {
     pub(crate) denoiser: ActorRef<DenoiserMessage>,
 }
 
+impl<'a> Asked<'a> {
+    fn new(worker: &'a WorkerHandle) -> Self {
+        worker.0.asked.fetch_add(1, Ordering::Relaxed);
+        Self(worker)
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.0.asked.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl WorkerHandle {
     pub(super) fn new(
         introduction: Introduction,
@@ -81,6 +99,7 @@ impl WorkerHandle {
             turnaround: Turnaround::default(),
             links: KnownLinks::default(),
             leaving: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
             heard: watch::Sender::new(()),
         }))
     }
@@ -188,6 +207,11 @@ impl WorkerHandle {
         }
     }
 
+    /// Whether somebody waits for something that it was asked for.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.0.asked.load(Ordering::Relaxed) > 0
+    }
+
     /// Asks the worker for something and waits for its answer.
     pub(crate) async fn request(
         &self,
@@ -195,6 +219,7 @@ impl WorkerHandle {
         body: WorkerRequest,
         within: Duration,
     ) -> Result<WorkerReply, JobFailed> {
+        let _asked = Asked::new(self);
         let answer = self.ask(body, within, None);
         self.answered(what, answer).await
     }
@@ -207,6 +232,7 @@ impl WorkerHandle {
         tensor: TensorSpec,
         within: Duration,
     ) -> Result<(WorkerReply, TensorPromise), JobFailed> {
+        let _asked = Asked::new(self);
         let (sender, promise) = oneshot::channel();
         let answer = self.ask(body, within, Some((tensor, sender)));
         Ok((self.answered(what, answer).await?, promise))
@@ -219,6 +245,7 @@ impl WorkerHandle {
         promise: TensorPromise,
         within: Duration,
     ) -> Result<Bytes, JobFailed> {
+        let _asked = Asked::new(self);
         let arrived = match tokio::time::timeout(within, promise).await {
             Ok(Ok(arrived)) => arrived,
             Ok(Err(_)) => Err(self.session_gone()),
