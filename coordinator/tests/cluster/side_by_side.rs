@@ -132,3 +132,17 @@ async fn cancelling_one_job_leaves_the_other_alone() {
     let second = ended(second).await;
     assert_eq!((second.state, second.recoveries.len()), (JobState::Done, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn while_no_more_jobs_are_started_the_one_that_runs_is_still_given_workers() {
+    let mut cluster = TestCluster::start(&["a"], SLOW).await;
+    let (running, waiting) = (cluster.submit(small(12)).await, cluster.submit(small(2)).await);
+    cluster.wait_for_steps(&running, 3).await;
+    cluster.cluster.hold();
+    cluster.workers.push(SimulatedWorker::start(&cluster.hub, "b", SLOW).unwrap());
+    cluster.cluster.wait_for_workers(2, LONG).await.unwrap();
+    drop(cluster.workers.remove(0));
+    let record = ended(running).await;
+    assert_eq!((record.state, workers(&record)), (JobState::Done, ["b".to_owned()].as_slice()), "{:?}", record.error);
+    assert_eq!(cluster.cluster.job(waiting.id).await.unwrap().state, JobState::Queued);
+}

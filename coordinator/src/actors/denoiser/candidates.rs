@@ -193,9 +193,8 @@ impl DenoiserState {
 
     /// The same with those that it uses now: the ranks with something to run, and the decoder.
     pub(super) fn settle_users(&self) {
-        let Phase::Denoising { denoising, choice, .. } = &self.phase else { return };
-        let running = choice.placed.ranks.iter().filter_map(|rank| denoising.ranks().get(rank.index()));
-        let users = running.chain(self.decoder.handle());
+        let Phase::Denoising { denoising, .. } = &self.phase else { return };
+        let users = denoising.serving().chain(self.decoder.handle());
         self.settle(Some(users.map(|worker| worker.name().to_owned()).collect()));
     }
 }

@@ -1,6 +1,6 @@
 //! Everything before the first step of a placement: workers, conditions, a plan, components in their places.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use asyncdiff_common::wire::{Assignment, DType, Peer, TensorHeader, TensorName, Tracing, WorkerReply, WorkerRequest};
@@ -87,7 +87,11 @@ impl Preparation {
                 self.reporter.phase("planning");
                 let choice = self.choose(&workers).await?;
                 self.reporter.warnings(choice.notes.clone());
+                let names: BTreeSet<String> = workers.iter().map(|worker| worker.name().to_owned()).collect();
                 let ranks = ranks_of(&choice, workers);
+                let users = serving(&choice.placed, &ranks).map(|(_, worker)| worker.name().to_owned());
+                // Other jobs need not wait with the rest of them until everything is loaded.
+                self.reporter.settled(names, Some(users.collect()));
                 (choice, ranks)
             }
         };

@@ -22,11 +22,7 @@ pub(super) struct Running {
 impl QueueState {
     /// Starts the jobs that can start, and shares the workers among those that run.
     pub(super) async fn share_out(&mut self, myself: &ActorRef<QueueMessage>) {
-        if self.is_holding || !self.returning.is_empty() {
-            self.tell_offers();
-            return;
-        }
-        loop {
+        while !self.is_holding && self.returning.is_empty() {
             let free = self.pipelines.for_another(&self.staying());
             if free.is_empty() || self.waiting.is_empty() {
                 break;
