@@ -33,6 +33,21 @@ async fn a_prompt_becomes_a_picture_of_the_wanted_size() {
 }
 
 #[tokio::test]
+async fn many_pictures_leave_nothing_behind_at_workers_that_encoded_or_decoded_only() {
+    let cluster = demo_cluster(&["a", "b"]).await;
+    // More than a session of a debug build takes. The decoder is asked for after half of the steps, and of who has no part.
+    for _job in 0..20 {
+        let mut spec = request("a red circle", 4);
+        spec.settings.wishes.components = Some(1);
+        let record = cluster.run(spec).await;
+        assert_eq!((record.state, record.recoveries.len()), (JobState::Done, 0), "{:?}", record.recoveries);
+    }
+    let workers = cluster.cluster.workers().await.unwrap();
+    let replies: u64 = workers.iter().map(|worker| worker.tensors.replies).sum();
+    assert_eq!(replies, 40, "in the same session: {workers:?}");
+}
+
+#[tokio::test]
 async fn a_prompt_that_is_too_long_is_cut_with_a_warning() {
     let cluster = demo_cluster(&["a"]).await;
     let record = cluster.run(request(&"a red circle ".repeat(60), 1)).await;
@@ -43,7 +58,7 @@ async fn a_prompt_that_is_too_long_is_cut_with_a_warning() {
 #[tokio::test]
 async fn a_negative_prompt_without_guidance_is_warned_of() {
     let cluster = demo_cluster(&["a"]).await;
-    let mut spec = request("a red circle", 1);
+    let mut spec = request("a red circle", 4);
     spec.settings.guidance_scale = 1.0;
     spec.conditions =
         asyncdiff_coordinator::Conditions::Prompt { prompt: "a red circle".to_owned(), negative: "blue".to_owned() };

@@ -344,9 +344,8 @@ impl DenoiserState {
         let job = self.reporter.job;
         for worker in &self.met {
             worker.close_job(job);
-            if result.is_err() {
-                worker.release(job, self.limits.release_within);
-            }
+            // Also after success, when ranks have reported: others encoded or decoded, or had a part earlier.
+            worker.release(job, self.limits.release_within);
         }
         self.reporter.ended(result);
         myself.stop(None);

@@ -20,6 +20,9 @@ pub(super) struct WantedWeights {
     pub(super) instead_of: Option<FailedPeer>,
 }
 
+/// Jobs that list parameters for one worker: it has a part in a few at a time. A job that has ended is released everywhere.
+const JOBS_AT_A_TIME: usize = 16;
+
 /// What a session needs to get parameters to its worker.
 pub(super) struct SessionWeights {
     /// By job: what its requests listed, so that a worker gets parameters of what it was assigned and no others.
@@ -47,6 +50,11 @@ impl SessionWeights {
         if let Some(job) = job_of(body) {
             let entry = |entry: &WeightEntry| (entry.digest, WantedWeight::from(entry));
             self.listed.entry(job).or_default().extend(weights.iter().map(entry));
+            debug_assert!(
+                self.listed.len() <= JOBS_AT_A_TIME,
+                "of {} jobs nobody said that they ended",
+                self.listed.len()
+            );
         }
     }
 }
