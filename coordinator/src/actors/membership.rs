@@ -203,10 +203,7 @@ impl MembershipState {
     }
 
     fn records(&self) -> Vec<WorkerRecord> {
-        let record = |worker: &WorkerHandle| {
-            let weights = self.directory.counts(worker.name());
-            WorkerRecord { weights, ..worker.record() }
-        };
+        let record = |worker: &WorkerHandle| worker.record(self.directory.counts(worker.name()));
         self.workers.values().map(record).collect()
     }
 

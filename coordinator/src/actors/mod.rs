@@ -4,7 +4,7 @@
 //!   Coordinator (root)             ends with the process; if a child below fails, so does the whole: it would be a bug
 //!   ├── Membership                 owns the accept loop and the table of names
 //!   │   └── WorkerSession × n      one per link; its end is its worker's loss and nobody else's
-//!   └── Queue                      owns all jobs' records; hands them to the job-store thread, which keeps them on disk
+//!   └── Queue                      owns all jobs' records; hands them to the job store's task, which keeps them on disk
 //!       └── Denoiser × n           one per running job, each with workers of its own; its failure is its job's
 //! ```
 //!

@@ -274,8 +274,7 @@ impl QueueState {
                 let _ = reply.send(self.jobs.get(&job).and_then(|entry| entry.outcome.clone()));
             }
             QueueMessage::Overdue { job, within } => {
-                let overdue = |steps| JobFailed::Overdue { within, steps };
-                self.give_up(myself, job, DenoiserMessage::Overdue(within), overdue);
+                self.give_up(myself, job, move |steps| JobFailed::Overdue { within, steps });
             }
             QueueMessage::PhaseChanged { job, phase } => self.change(job, |record| phase.clone_into(&mut record.phase)),
             QueueMessage::Moved { job, to } => {
@@ -296,25 +295,16 @@ impl QueueState {
                 self.is_stirred = true;
             }
             QueueMessage::Settled { job, considered, uses } => {
-                self.pipelines.settle(job, &considered, uses);
-                self.is_stirred = true;
+                self.rearrange(|pipelines| pipelines.settle(job, &considered, uses));
             }
-            QueueMessage::Short { job } => {
-                self.pipelines.fall_short(job);
-                self.is_stirred = true;
-            }
+            QueueMessage::Short { job } => self.rearrange(|pipelines| pipelines.fall_short(job)),
             QueueMessage::StepsTaken { job, taken } => self.change(job, |record| record.progress.0 = taken),
             QueueMessage::Submit(submission, reply) => self.submit(myself, *submission, reply),
             QueueMessage::View(job, reply) => {
                 let _ = reply.send(self.jobs.get(&job).map(JobEntry::view));
             }
             QueueMessage::Warned { job, warnings } => self.change(job, |record| record.warnings.extend(warnings)),
-            QueueMessage::WorkerJoined(worker) => {
-                self.returning.remove(worker.name());
-                self.pipelines.joined(worker.name());
-                self.workers.insert(worker.name().to_owned(), worker);
-                self.is_stirred = true;
-            }
+            QueueMessage::WorkerJoined(worker) => self.handle_joined(worker),
             QueueMessage::WorkerLeft { name } => {
                 self.workers.remove(&name);
                 self.is_stirred = true;
@@ -324,7 +314,7 @@ impl QueueState {
     }
 
     fn cancel(&mut self, myself: &ActorRef<QueueMessage>, job: JobId) {
-        self.give_up(myself, job, DenoiserMessage::Cancel, |steps| JobFailed::Cancelled { steps });
+        self.give_up(myself, job, |steps| JobFailed::Cancelled { steps });
     }
 
     /// Ends a job before its time: by a message to its denoiser, or at once if it waits.
@@ -332,12 +322,11 @@ impl QueueState {
         &mut self,
         myself: &ActorRef<QueueMessage>,
         job: JobId,
-        message: DenoiserMessage,
-        failed: impl FnOnce(u32) -> JobFailed,
+        failed: impl FnOnce(u32) -> JobFailed + Send + 'static,
     ) {
         if let Some(Running { denoiser, .. }) = self.running.get(&job) {
             // A denoiser that has ended reports so by itself.
-            let _ = denoiser.send_message(message);
+            let _ = denoiser.send_message(DenoiserMessage::GiveUp(Box::new(failed)));
         } else if let Some(place) = self.waiting.iter().position(|waiting| *waiting == job) {
             self.waiting.remove(place);
             let steps = self.jobs.get(&job).map_or(0, |entry| entry.record.progress.0);
@@ -350,10 +339,7 @@ impl QueueState {
         let found = self.running.iter().find(|(_, running)| running.denoiser.get_id() == denoiser);
         let Some((&job, _)) = found else { return };
         tracing::error!(%job, what, "the denoiser failed");
-        for worker in self.workers.values() {
-            worker.close_job(job);
-            worker.release(job, self.limits.release_within);
-        }
+        self.send_away(job);
         self.handle_ended(myself, job, Err(JobFailed::Bug { what }));
     }
 
@@ -375,10 +361,14 @@ impl QueueState {
         (self.is_holding, self.is_resting) = (true, true);
         for (job, Running { denoiser, .. }) in &self.running {
             denoiser.stop(None);
-            for worker in self.workers.values() {
-                worker.close_job(*job);
-                worker.release(*job, self.limits.release_within);
-            }
+            self.send_away(*job);
+        }
+    }
+
+    /// Has every worker forget a job whose denoiser cannot say whom it met.
+    fn send_away(&self, job: JobId) {
+        for worker in self.workers.values() {
+            worker.drop_job(job, self.limits.release_within);
         }
     }
 

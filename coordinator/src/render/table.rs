@@ -62,7 +62,7 @@ pub fn workers_table(workers: &[WorkerView]) -> String {
     for worker in workers {
         let memory = format_bytes(worker.memory_bytes as f64);
         let [mut jobs, mut runs] = [Vec::new(), Vec::new()];
-        for part in worker.parts.iter().filter(|part| !part.runs.is_empty()) {
+        for part in &worker.parts {
             plans.insert(part.job, part.plan.as_str());
             jobs.push(part.job.to_string());
             runs.push(part.runs.clone());

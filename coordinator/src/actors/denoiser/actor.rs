@@ -1,7 +1,6 @@
 //! The actor: what it is started with, what it hears, and to whom each message goes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use asyncdiff_common::wire::WorkerFailure;
 use asyncdiff_plan::{Epoch, Event, Lane, Rank, StepIndex};
@@ -61,14 +60,13 @@ pub(crate) struct ArrivedPrediction {
 
 pub(crate) enum DenoiserMessage {
     Begin,
-    Cancel,
     DecoderPrepared(DecoderPrepared),
     Finished(FinishResult),
+    /// The job is to end now, with what is said of the steps that it has taken.
+    GiveUp(Box<dyn FnOnce(u32) -> JobFailed + Send>),
     /// Devices were looked at.
     Hanging(Hanging),
     Moved(Moved),
-    /// The job was not done in time.
-    Overdue(Duration),
     Prediction(ArrivedPrediction),
     Prepared(PrepareResult),
     /// What was saved of the progress is on disk, or could not be written.
@@ -126,9 +124,7 @@ pub(crate) struct PrepareResult {
 /// What a worker said of another one that it could not reach.
 pub(crate) struct SuspicionExpired {
     pub(super) epoch: Epoch,
-    /// Whose link it is.
-    pub(super) worker: String,
-    pub(super) failure: WorkerFailure,
+    pub(super) fault: JobFailed,
 }
 
 impl Actor for Denoiser {
@@ -164,19 +160,15 @@ impl Actor for Denoiser {
                 state.look_for_hanging(&myself);
             }
             DenoiserMessage::Begin => state.begin(&myself),
-            DenoiserMessage::Cancel => {
-                let steps = state.steps_taken();
-                state.end(&myself, Err(JobFailed::Cancelled { steps }));
-            }
             DenoiserMessage::DecoderPrepared(prepared) => state.handle_decoder(&myself, prepared),
             DenoiserMessage::Finished(FinishResult(result)) => state.end(&myself, result),
+            DenoiserMessage::GiveUp(failed) => {
+                let failed = failed(state.steps_taken());
+                state.end(&myself, Err(failed));
+            }
             DenoiserMessage::Moved(moved) => {
                 state.handle_moved(&myself, moved);
                 state.consider_moving(&myself);
-            }
-            DenoiserMessage::Overdue(within) => {
-                let steps = state.steps_taken();
-                state.end(&myself, Err(JobFailed::Overdue { within, steps }));
             }
             DenoiserMessage::Prepared(prepared) => state.handle_prepared(&myself, prepared),
             DenoiserMessage::ProgressKept => state.saving.handle_kept(Instant::now()),

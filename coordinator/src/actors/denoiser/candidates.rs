@@ -67,7 +67,7 @@ impl Candidates {
     /// Everybody who can be given a part, as soon as that is somebody.
     pub(super) async fn wait(&mut self, reporter: &JobReporter) -> Result<Vec<WorkerHandle>, JobFailed> {
         let began = Instant::now();
-        let found = self.found();
+        let found = self.now();
         if !found.is_empty() {
             return Ok(found);
         }
@@ -90,7 +90,7 @@ impl Candidates {
         loop {
             // The actor holds the other end for as long as this task lives.
             self.offer.changed().await?;
-            let found = self.found();
+            let found = self.now();
             if !found.is_empty() || self.offer.borrow().is_crowded != was_crowded {
                 return Ok(found);
             }
@@ -103,17 +103,13 @@ impl Candidates {
         self.wait(reporter).await?.into_iter().next().ok_or_else(nobody)
     }
 
-    /// Those who are there now.
-    pub(super) fn now(&mut self) -> Vec<WorkerHandle> {
-        self.found()
-    }
-
     /// Whether there is one now.
     pub(super) fn are_there(&mut self) -> bool {
-        !self.found().is_empty()
+        !self.now().is_empty()
     }
 
-    fn found(&mut self) -> Vec<WorkerHandle> {
+    /// Those who are there now.
+    pub(super) fn now(&mut self) -> Vec<WorkerHandle> {
         let offer = self.offer.borrow_and_update();
         let usable = offer
             .workers

@@ -63,11 +63,12 @@ impl DenoiserState {
     /// The same, but a worker that cannot reach another one is often the first to notice that the other is lost: it is found out first whether it
     /// is, so that the job goes on without the one that is lost and with the one that noticed.
     pub(super) fn meet_or_suspect(&mut self, myself: &ActorRef<DenoiserMessage>, fault: JobFailed) {
-        match fault {
-            JobFailed::WorkerFailed { worker, failure: WorkerFailure::PeerFailed { peer, reason } } => {
-                self.suspect(myself, (worker, WorkerFailure::PeerFailed { peer: peer.clone(), reason }), &peer);
+        match &fault {
+            JobFailed::WorkerFailed { failure: WorkerFailure::PeerFailed { peer, .. }, .. } => {
+                let peer = self.worker_of_placement(peer);
+                self.suspect(myself, peer, fault);
             }
-            fault => self.meet(myself, fault),
+            _ => self.meet(myself, fault),
         }
     }
 
@@ -86,12 +87,11 @@ impl DenoiserState {
     }
 
     /// Waits until the peer of somebody's failed link is heard, or would have been found to be lost.
-    fn suspect(&mut self, myself: &ActorRef<DenoiserMessage>, told: (String, WorkerFailure), peer: &str) {
+    fn suspect(&mut self, myself: &ActorRef<DenoiserMessage>, peer: Option<WorkerHandle>, fault: JobFailed) {
         if self.suspicion.is_some() {
             return;
         }
         let (denoiser, wait, epoch) = (myself.clone(), self.suspicion_lasts(), self.epoch);
-        let peer = self.worker_of_placement(peer);
         self.suspicion = Some(OwnedTask::spawn(async move {
             let heard = async {
                 match peer {
@@ -101,8 +101,7 @@ impl DenoiserState {
             };
             // Heard or not: if it is lost, that is told sooner than this.
             let _ = tokio::time::timeout(wait, heard).await;
-            let (worker, failure) = told;
-            let suspicion = SuspicionExpired { epoch, worker, failure };
+            let suspicion = SuspicionExpired { epoch, fault };
             // A denoiser that has ended knows the cause.
             let _ = denoiser.send_message(DenoiserMessage::SuspicionExpired(suspicion));
         }));
@@ -110,9 +109,9 @@ impl DenoiserState {
 
     /// Nobody was lost: it is the link between the two that does not carry.
     pub(super) fn handle_suspicion(&mut self, myself: &ActorRef<DenoiserMessage>, suspicion: SuspicionExpired) {
-        let SuspicionExpired { epoch, worker, failure } = suspicion;
+        let SuspicionExpired { epoch, fault } = suspicion;
         if epoch == self.epoch {
-            self.meet(myself, JobFailed::WorkerFailed { worker, failure });
+            self.meet(myself, fault);
         }
     }
 

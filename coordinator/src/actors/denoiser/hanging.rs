@@ -61,9 +61,9 @@ impl DenoiserState {
     /// After what time a device hangs that does nothing: by the longest layer of the slowest.
     fn hanging_after(&self, ranks: &[WorkerHandle]) -> Duration {
         let rows = self.setup.settings.rows();
-        let costs = ranks.iter().filter_map(|rank| rank.measured(&self.setup.denoiser, rows));
-        let longest =
-            costs.flat_map(|costs| costs.iter().map(|cost| cost.seconds).collect::<Vec<_>>()).fold(0.0, f64::max);
+        let measured = ranks.iter().filter_map(|rank| rank.measured(&self.setup.denoiser, rows));
+        let longest = measured.flat_map(|costs| costs.iter().map(|cost| cost.seconds).max_by(f64::total_cmp));
+        let longest = longest.fold(0.0, f64::max);
         Duration::try_from_secs_f64(LAYERS * longest).map_or(LEAST, |limit| limit.max(LEAST))
     }
 

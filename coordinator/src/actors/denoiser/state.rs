@@ -11,8 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::actor::{DenoiserArguments, DenoiserMessage, FinishResult, JobLife, PrepareResult};
-use super::candidates::Candidates;
-use super::candidates::{NotEnough, Offer};
+use super::candidates::{Candidates, NotEnough, Offer};
 use super::decoder::DecoderState;
 use super::denoising::{Denoising, Progress};
 use super::finish::{Decoding, Finishing};
@@ -343,9 +342,8 @@ impl DenoiserState {
         }
         let job = self.reporter.job;
         for worker in &self.met {
-            worker.close_job(job);
             // Also after success, when ranks have reported: others encoded or decoded, or had a part earlier.
-            worker.release(job, self.limits.release_within);
+            worker.drop_job(job, self.limits.release_within);
         }
         self.reporter.ended(result);
         myself.stop(None);

@@ -8,6 +8,7 @@ use ractor::{Actor, ActorRef};
 
 use super::super::denoiser::{Denoiser, DenoiserArguments, DenoiserMessage, News, Offer};
 use super::super::job_reporter::JobReporter;
+use super::pipelines::Pipelines;
 use super::{QueueMessage, QueueState, WAITING_FOR_BUSY, WAITING_FOR_RETURN, WAITING_FOR_WORKERS};
 use crate::actors::session::WorkerHandle;
 use crate::failure::JobFailed;
@@ -32,6 +33,18 @@ impl QueueState {
         self.pipelines.give(&self.staying());
         self.tell_offers();
         self.tell_waiting();
+    }
+
+    /// Changes who runs with whom.
+    pub(super) fn rearrange(&mut self, change: impl FnOnce(&mut Pipelines)) {
+        change(&mut self.pipelines);
+        self.is_stirred = true;
+    }
+
+    pub(super) fn handle_joined(&mut self, worker: WorkerHandle) {
+        self.returning.remove(worker.name());
+        self.rearrange(|pipelines| pipelines.joined(worker.name()));
+        self.workers.insert(worker.name().to_owned(), worker);
     }
 
     async fn start_next(&mut self, myself: &ActorRef<QueueMessage>, free: BTreeSet<String>) {

@@ -181,8 +181,8 @@ impl WorkerHandle {
         self.0.introduction.hello.devices.iter().map(|device| device.memory_bytes).sum()
     }
 
-    /// The worker as users see it.
-    pub(crate) fn record(&self) -> WorkerRecord {
+    /// The worker as users see it. `weights`: what it got, which the directory of parameters knows.
+    pub(crate) fn record(&self, weights: WeightCounts) -> WorkerRecord {
         let routes = self.0.routes.borrow().clone();
         let mut parts: Vec<WorkerPart> = routes.values().map(|route| WorkerPart::clone(&route.part)).collect();
         parts.sort_by_key(|part| part.job);
@@ -191,10 +191,10 @@ impl WorkerHandle {
             name: name.clone(),
             state: if self.is_leaving() {
                 WorkerState::Leaving
-            } else if parts.iter().any(|part| !part.runs.is_empty()) {
-                WorkerState::Working
-            } else {
+            } else if parts.is_empty() {
                 WorkerState::Ready
+            } else {
+                WorkerState::Working
             },
             parts,
             version: hello.version.clone(),
@@ -202,8 +202,7 @@ impl WorkerHandle {
             address: format!("{}:{}", endpoint.host, endpoint.control_port),
             process_id: hello.process_id,
             tensors: self.0.admission.counts(),
-            // Known to the directory of parameters.
-            weights: WeightCounts::default(),
+            weights,
         }
     }
 
@@ -277,6 +276,12 @@ impl WorkerHandle {
         self.change_routes(|routes| {
             routes.remove(&job);
         });
+    }
+
+    /// Both: nothing of a job is let in any more, and the worker is to forget it.
+    pub(crate) fn drop_job(&self, job: JobId, within: Duration) {
+        self.close_job(job);
+        self.release(job, within);
     }
 
     /// Tells the jobs that this worker serves that it is lost, and which newer session of its name takes its place, if one does.

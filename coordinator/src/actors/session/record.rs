@@ -37,7 +37,7 @@ pub struct WorkerPart {
     pub job: JobId,
     /// Its rank in that job.
     pub rank: u16,
-    /// The components that it runs, in words; empty if it has a rank and nothing to run.
+    /// The components that it runs, in words.
     pub runs: String,
     /// The job's plan and why it was chosen, in one line.
     pub plan: String,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::place::{Place, load};
 use super::{FeedingRow, median};
-use crate::actors::{Limits, WorkerHandle};
+use crate::actors::{Limits, WeightCounts, WorkerHandle};
 use crate::bench::model::BenchModel;
 use crate::job_spec::JobSpec;
 use crate::model_store::ModelStore;
@@ -97,7 +97,7 @@ async fn beside_feeding(place: &Place, handles: &[WorkerHandle], part: &PartSpec
 
 /// Noise predictions that a worker has made.
 fn predictions(worker: &WorkerHandle) -> u64 {
-    worker.record().tensors.noise_predictions
+    worker.record(WeightCounts::default()).tensors.noise_predictions
 }
 
 /// Seconds of a step of a job that one worker makes alone.
