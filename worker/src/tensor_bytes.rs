@@ -1,7 +1,6 @@
 //! Between values and the bytes that travel: little-endian and row-major. What goes from worker to worker is channels last, as it is computed;
 //! what comes from and goes to the coordinator has channels before pixels, as files and noise schedulers have it.
 
-use asyncdiff_common::wire::DType;
 use asyncdiff_model::ModelError;
 use asyncdiff_model::kernels::{Kernels, Value};
 use bytes::Bytes;
@@ -38,12 +37,6 @@ pub(crate) fn bytes_of(values: &[f32]) -> Bytes {
 pub(crate) fn shape_of(shape: &[usize]) -> Vec<u32> {
     // An axis beyond u32 would be a tensor beyond the wire's limit, which the link refuses.
     shape.iter().map(|&axis| u32::try_from(axis).unwrap_or(u32::MAX)).collect()
-}
-
-/// Bytes that a tensor of this shape has; `None` if it overflows.
-pub(crate) fn byte_count(shape: &[u32], dtype: DType) -> Option<u64> {
-    let elements = shape.iter().try_fold(1u64, |product, &axis| product.checked_mul(u64::from(axis)))?;
-    elements.checked_mul(dtype.bytes())
 }
 
 #[cfg(test)]
@@ -85,11 +78,5 @@ mod tests {
             let joined = Value::concatenate(&[part, received.narrow(0..1)]).unwrap();
             assert_eq!(joined.to_bytes().unwrap(), [&bytes[96..], &bytes[..96]].concat());
         }
-    }
-
-    #[test]
-    fn a_shape_that_overflows_has_no_byte_count() {
-        assert_eq!(byte_count(&[u32::MAX; 3], DType::F32), None);
-        assert_eq!(byte_count(&[2, 3], DType::F16), Some(12));
     }
 }

@@ -23,7 +23,7 @@ pub use control::{
 };
 pub use failure::WorkerFailure;
 pub use report::{RankReport, TraceEvent, TraceKind};
-pub use tensor::{ComputeType, DType, MAX_AXES, TENSOR_LIMIT_BYTES, TensorHeader, TensorName};
+pub use tensor::{ComputeType, DType, MAX_AXES, TENSOR_LIMIT_BYTES, TensorHeader, TensorName, byte_count};
 pub use weights::{FailedPeer, HELD_WEIGHTS_LIMIT, PeerFault, WEIGHTS_IN_FLIGHT, WantedWeight, WeightEntry};
 
 /// The wire's version: raised whenever a message, a header or a handshake changes its bytes.

@@ -92,6 +92,16 @@ impl DType {
     }
 }
 
+/// Bytes that the elements of a tensor take as they are; `None` if they overflow.
+#[must_use]
+pub fn byte_count(shape: &[u32], dtype: DType) -> Option<u64> {
+    element_count(shape)?.checked_mul(dtype.bytes())
+}
+
+fn element_count(shape: &[u32]) -> Option<u64> {
+    shape.iter().try_fold(1u64, |product, &axis| product.checked_mul(u64::from(axis)))
+}
+
 impl TensorHeader {
     /// Bytes that follow the header, or `None` if the shape has too many axes or its elements take more than [`TENSOR_LIMIT_BYTES`].
     #[must_use]
@@ -99,8 +109,19 @@ impl TensorHeader {
         if self.shape.len() > MAX_AXES {
             return None;
         }
-        let elements = self.shape.iter().try_fold(1u64, |product, &axis| product.checked_mul(u64::from(axis)))?;
-        let whole = elements.checked_mul(self.dtype.bytes()).filter(|&bytes| bytes <= TENSOR_LIMIT_BYTES)?;
+        let elements = element_count(&self.shape)?;
+        let whole = byte_count(&self.shape, self.dtype).filter(|&bytes| bytes <= TENSOR_LIMIT_BYTES)?;
         Some(self.delta.map_or(whole, |delta| delta.bits.bytes(elements)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_that_overflows_has_no_byte_count() {
+        assert_eq!(byte_count(&[u32::MAX; 3], DType::F32), None);
+        assert_eq!(byte_count(&[2, 3], DType::F16), Some(12));
     }
 }

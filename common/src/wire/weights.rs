@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::DType;
+use super::{DType, byte_count};
 
 /// Bytes of parameters that a worker asks for at a time (one parameter that is larger travels alone): enough to keep a 10 Gbit/s
 /// link busy over a control round trip, no more memory than a component's activations, and few enough that others who want the same can
@@ -58,8 +58,7 @@ impl WantedWeight {
     /// The stored bytes' number, or `None` if it overflows.
     #[must_use]
     pub fn byte_count(&self) -> Option<u64> {
-        let elements = self.shape.iter().try_fold(1u64, |product, &axis| product.checked_mul(u64::from(axis)))?;
-        elements.checked_mul(self.dtype.bytes())
+        byte_count(&self.shape, self.dtype)
     }
 }
 

@@ -179,8 +179,8 @@ impl SessionState {
         let message = match codec::decode::<ToWorker>(frame) {
             Ok(message) => message,
             Err(error) => {
-                let (frame, reason) = ("control message".to_owned(), error.to_string());
-                return link.close(Farewell::Misbehaviour(Misbehaviour::Malformed { frame, reason }));
+                let misbehaviour = Misbehaviour::malformed("control message", &error.to_string());
+                return link.close(Farewell::Misbehaviour(misbehaviour));
             }
         };
         match message {
@@ -190,8 +190,8 @@ impl SessionState {
                 self.tell_node(NodeMessage::Request { session: number, request, body });
             }
             ToWorker::Request { .. } => {
-                let (frame, reason) = ("control message".to_owned(), "a request before the welcome".to_owned());
-                link.close(Farewell::Misbehaviour(Misbehaviour::Malformed { frame, reason }));
+                let misbehaviour = Misbehaviour::malformed("control message", "a request before the welcome");
+                link.close(Farewell::Misbehaviour(misbehaviour));
             }
             ToWorker::AskPeer { ticket, peer, endpoint, digests } => {
                 self.tell_node(NodeMessage::AskPeer { ticket, peer, endpoint, digests });

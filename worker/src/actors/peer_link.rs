@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use asyncdiff_common::codec;
 use asyncdiff_common::wire::{Endpoint, ToPeer};
-use asyncdiff_transport::link::{ControlReceiver, Farewell, Link, LinkSender, Misbehaviour, TensorReceiver};
+use asyncdiff_transport::link::{ControlReceiver, Farewell, Link, LinkSender, Misbehaviour};
 use asyncdiff_transport::network::{DialError, Network};
 use asyncdiff_transport::{PeerName, WorkerName};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -98,7 +98,8 @@ impl PeerLinkState {
         let news = News { peer: self.peer.clone(), intake: Arc::clone(&self.intake), arrivals };
         let intake = Arc::clone(&self.intake);
         self.task = OwnedTask::spawn(async move {
-            tokio::join!(news.read(control, &sender), read_tensors(tensors, &intake, &device));
+            // Peers send hidden states on links of their own. What is admitted here are parameters that were asked for.
+            tokio::join!(news.read(control, &sender), intake.read(tensors, &device));
             let reason = sender.closed().await;
             // Fails only if the Node has given the link up.
             drop(myself.cast(PeerLinkMessage::Closed(reason.to_string())));
@@ -141,17 +142,7 @@ impl News {
                 Ok(ToPeer::WantWeights { .. }) => "who accepts a link asks for nothing on it".to_owned(),
                 Err(error) => error.to_string(),
             };
-            let frame = "control message".to_owned();
-            return sender.close(Farewell::Misbehaviour(Misbehaviour::Malformed { frame, reason }));
-        }
-    }
-}
-
-/// Peers send hidden states on links of their own. What is admitted here are parameters that were asked for.
-async fn read_tensors(mut tensors: TensorReceiver, intake: &Intake, device: &DeviceHandle) {
-    while let Some(frame) = tensors.tensor().await {
-        if let Some(command) = intake.route(frame) {
-            device.submit(command).await;
+            return sender.close(Farewell::Misbehaviour(Misbehaviour::malformed("control message", &reason)));
         }
     }
 }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use asyncdiff_common::wire::{DType, PROBE_LIMIT_BYTES, TensorHeader, TensorName, WeightEntry};
 use asyncdiff_plan::{Delta, Encoding, JobId, StepIndex, Transfer};
-use asyncdiff_transport::link::{Admission, Refusal, TensorFrame};
+use asyncdiff_transport::link::{Admission, Refusal, TensorFrame, TensorReceiver};
 use asyncdiff_transport::{PeerName, WorkerName};
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 pub(crate) use job::JobIntake;
 pub(crate) use parameters::{AwaitedParameters, Digest, Notice, ParameterEvent};
 
-use crate::device::{DeviceCommand, Doorstep, JobInput, JobTensor};
+use crate::device::{DeviceCommand, DeviceHandle, Doorstep, JobInput, JobTensor};
 use parameters::Parameters;
 use recent::Recent;
 
@@ -99,6 +99,15 @@ impl Intake {
     pub(crate) fn ask_parameters(self: &Arc<Self>, entries: &[WeightEntry]) -> AwaitedParameters {
         let asked = self.state().parameters.ask(entries);
         AwaitedParameters::new(Arc::clone(self), asked)
+    }
+
+    /// Hands what a link brings to whoever waits for it, until the link closes.
+    pub(crate) async fn read(&self, mut tensors: TensorReceiver, device: &DeviceHandle) {
+        while let Some(frame) = tensors.tensor().await {
+            if let Some(command) = self.route(frame) {
+                device.submit(command).await;
+            }
+        }
     }
 
     /// Tells the request of a ticket, if it is still there.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use asyncdiff_common::wire::{DType, TensorHeader, WeightEntry};
+use asyncdiff_common::wire::{DType, TensorHeader, WeightEntry, byte_count};
 use asyncdiff_transport::link::Refusal;
 use asyncdiff_transport::{PeerName, WorkerName};
 use bytes::Bytes;
@@ -12,7 +12,6 @@ use tokio::sync::{mpsc, watch};
 use super::Intake;
 use super::recent::Recent;
 use crate::actors::PeerState;
-use crate::tensor_bytes::byte_count;
 
 /// BLAKE3 of a parameter's stored bytes.
 pub(crate) type Digest = [u8; 32];

@@ -1,6 +1,6 @@
 //! Decoding latents in two phases, so that the decoder loads while the last steps are still being made.
 
-use asyncdiff_common::wire::{DType, PartSpec, WorkerFailure, WorkerReply};
+use asyncdiff_common::wire::{DType, PartSpec, WorkerFailure, WorkerReply, byte_count};
 use asyncdiff_model::ModelError;
 use asyncdiff_model::kernels::Kernels;
 use asyncdiff_model::vae::{VaeConfig, VaeDecoder, to_rgb8};
@@ -9,7 +9,7 @@ use candle_core::Tensor;
 
 use super::{ReplyTensor, Tools};
 use crate::failure::model_failure;
-use crate::tensor_bytes::{byte_count, floats_from_bytes, shape_of};
+use crate::tensor_bytes::{floats_from_bytes, shape_of};
 
 /// Images that are decoded by one request, as many as a batch may have.
 const IMAGES_MAX: u32 = 64;

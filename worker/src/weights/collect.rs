@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use asyncdiff_common::wire::{DType, HELD_WEIGHTS_LIMIT, ToCoordinator, WEIGHTS_IN_FLIGHT, WeightEntry, WorkerFailure};
+use asyncdiff_common::wire::{
+    DType, HELD_WEIGHTS_LIMIT, ToCoordinator, WEIGHTS_IN_FLIGHT, WeightEntry, WorkerFailure, byte_count,
+};
 use asyncdiff_model::checkpoint::StoredTensor;
 use asyncdiff_plan::JobId;
 use bytes::Bytes;
@@ -11,7 +13,6 @@ use bytes::Bytes;
 use super::LocalWeights;
 use crate::actors::SessionRef;
 use crate::intake::{Digest, Intake};
-use crate::tensor_bytes::byte_count;
 
 /// Where parameters come from.
 #[derive(Clone)]

@@ -143,8 +143,9 @@ impl Misbehaviour {
         Ok(length)
     }
 
-    /// Bytes that are no frame of that kind.
-    pub(crate) fn malformed(frame: &str, reason: &str) -> Self {
+    /// Bytes that are no frame of that kind, or one in the wrong place.
+    #[must_use]
+    pub fn malformed(frame: &str, reason: &str) -> Self {
         Self::Malformed { frame: frame.to_owned(), reason: shortened(reason) }
     }
 

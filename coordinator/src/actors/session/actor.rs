@@ -111,7 +111,7 @@ impl Actor for WorkerSession {
         }
         match message {
             SessionMessage::Control(message) => state.handle_control(&myself, *message),
-            SessionMessage::Garbled(reason) => state.handle_garbled(&myself, reason),
+            SessionMessage::Garbled(reason) => state.handle_garbled(&myself, &reason),
             SessionMessage::LinkClosed(reason) => state.handle_link_closed(&myself, &reason),
             SessionMessage::Request(request) => state.handle_request(&myself, request),
             SessionMessage::TensorArrived { request, payload } => state.handle_tensor(request, payload),

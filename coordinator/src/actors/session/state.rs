@@ -96,8 +96,8 @@ impl SessionState {
         self.send(myself, &ToWorker::Welcome { heartbeat_interval });
     }
 
-    pub(super) fn handle_garbled(&mut self, myself: &ActorRef<SessionMessage>, reason: String) {
-        let misbehaviour = Misbehaviour::Malformed { frame: "control message".to_owned(), reason };
+    pub(super) fn handle_garbled(&mut self, myself: &ActorRef<SessionMessage>, reason: &str) {
+        let misbehaviour = Misbehaviour::malformed("control message", reason);
         self.end(myself, &misbehaviour.to_string(), Farewell::Misbehaviour(misbehaviour.clone()));
     }
 
@@ -265,8 +265,7 @@ impl SessionState {
 }
 
 pub(super) fn out_of_order() -> Farewell {
-    let reason = "a message came in the wrong place".to_owned();
-    Farewell::Misbehaviour(Misbehaviour::Malformed { frame: "control message".to_owned(), reason })
+    Farewell::Misbehaviour(Misbehaviour::malformed("control message", "a message came in the wrong place"))
 }
 
 /// Where other workers reach a worker: at the address that the coordinator sees if the operator named none.

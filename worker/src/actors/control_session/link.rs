@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use asyncdiff_transport::link::{ControlReceiver, Link, LinkSender, TensorReceiver};
+use asyncdiff_transport::link::{ControlReceiver, Link, LinkSender};
 use ractor::ActorRef;
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
@@ -37,7 +37,7 @@ impl OpenLink {
         let overdue = session.clone();
         let tasks = vec![
             OwnedTask::spawn(read_control(control, sender.clone(), number, session)),
-            OwnedTask::spawn(read_tensors(tensors, intake, device)),
+            OwnedTask::spawn(async move { intake.read(tensors, &device).await }),
             OwnedTask::spawn(async move {
                 tokio::time::sleep(welcome_deadline).await;
                 // Fails only when the worker is stopping.
@@ -80,12 +80,4 @@ async fn read_control(
     let reason = sender.closed().await;
     // Fails only when the worker is stopping.
     drop(session.cast(SessionMessage::LinkClosed { number, reason }));
-}
-
-async fn read_tensors(mut tensors: TensorReceiver, intake: Arc<Intake>, device: DeviceHandle) {
-    while let Some(frame) = tensors.tensor().await {
-        if let Some(command) = intake.route(frame) {
-            device.submit(command).await;
-        }
-    }
 }

@@ -105,8 +105,7 @@ async fn read_control(mut control: ControlReceiver, sender: &LinkSender, weights
             Err(error) => Err(error.to_string()),
         };
         if let Err(reason) = asked {
-            let frame = "control message".to_owned();
-            return sender.close(Farewell::Misbehaviour(Misbehaviour::Malformed { frame, reason }));
+            return sender.close(Farewell::Misbehaviour(Misbehaviour::malformed("control message", &reason)));
         }
     }
 }
