@@ -1,6 +1,11 @@
-//! Facts about this machine and process, as Linux tells them.
+//! Facts about this machine and process, as Linux tells them, and how much of it a process takes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Threads of a process for calls that block: files that are read, checkpoints that are digested, plans that are searched. The runtime would start
+/// one for each of hundreds of tensors that others ask for at a time, and its turns keep all of them alive; more than the disk has use for only
+/// take memory.
+pub const BLOCKING_THREADS: usize = 32;
 
 /// Memory that is assumed where the operating system does not say: enough for small models, refused for large ones with a message
 /// that names the setting.

@@ -51,6 +51,23 @@ pub struct LocalClusterConfig {
     pub simulation: Option<Simulation>,
 }
 
+impl LocalClusterConfig {
+    /// Workers of one thread each, wherever the operating system likes, with the default deadlines.
+    #[must_use]
+    pub fn new(store: Arc<ModelStore>, workers: usize) -> Self {
+        Self {
+            store,
+            model: None,
+            workers,
+            threads_per_worker: 1,
+            cpus: Vec::new(),
+            limits: Limits::default(),
+            program: None,
+            simulation: None,
+        }
+    }
+}
+
 /// A running local cluster. Dropping it ends it at once; [`shutdown`](Self::shutdown) ends it in order.
 pub struct LocalCluster {
     cluster: Arc<Cluster>,
@@ -108,14 +125,11 @@ impl LocalCluster {
         let join_line = authority.invite(vec![address], JOIN_LINE_VALID)?.to_string();
         let settings = ProcessSettings {
             program: config.program,
-            workers: config.workers,
-            first: 1,
             threads: config.threads_per_worker,
             cpus: config.cpus,
-            caches: Vec::new(),
-            join_line: join_line.clone(),
             model: config.model,
             simulation: config.simulation,
+            ..ProcessSettings::new(join_line.clone(), config.workers)
         };
         let (store, limits, workers) = (config.store, config.limits, config.workers);
         let cluster = Cluster::start(ClusterConfig { network: Arc::new(node), store, jobs: None, limits }).await?;

@@ -55,6 +55,24 @@ pub struct ProcessSettings {
     pub simulation: Option<Simulation>,
 }
 
+impl ProcessSettings {
+    /// This program's workers, from the first one on, of one thread each, wherever the operating system likes.
+    #[must_use]
+    pub fn new(join_line: String, workers: usize) -> Self {
+        Self {
+            program: None,
+            workers,
+            first: 1,
+            threads: 1,
+            cpus: Vec::new(),
+            caches: Vec::new(),
+            join_line,
+            model: None,
+            simulation: None,
+        }
+    }
+}
+
 /// Devices and links that are not there, for benchmarks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Simulation {
@@ -252,14 +270,8 @@ mod tests {
         let program = Some((PathBuf::from("/bin/sh"), arguments));
         let settings = ProcessSettings {
             program,
-            workers,
-            first: 1,
-            threads: 1,
-            cpus: Vec::new(),
-            caches: Vec::new(),
-            join_line: "adj1.secret".to_owned(),
-            model: None,
             simulation: Some(Simulation { flops_per_second: 2.5e9, link_limit: None }),
+            ..ProcessSettings::new("adj1.secret".to_owned(), workers)
         };
         WorkerProcesses::start(&settings).unwrap()
     }
@@ -300,14 +312,7 @@ mod tests {
     async fn a_program_that_is_not_there_is_named() {
         let settings = ProcessSettings {
             program: Some((PathBuf::from("/nonexistent/worker"), Vec::new())),
-            workers: 1,
-            first: 1,
-            threads: 1,
-            cpus: Vec::new(),
-            caches: Vec::new(),
-            join_line: String::new(),
-            model: None,
-            simulation: None,
+            ..ProcessSettings::new(String::new(), 1)
         };
         let error = WorkerProcesses::start(&settings).err().unwrap();
         assert!(error.to_string().contains("/nonexistent/worker"), "{error}");

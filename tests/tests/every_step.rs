@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use asyncdiff_coordinator::job::{Dtype, JobEvent, JobRecord, JobRequest, JobSettings, JobState};
 use asyncdiff_coordinator::{
-    JobHandle, LOCAL_WORKER, Limits, LocalCluster, LocalClusterConfig, ModelStore, ProcessSettings, WorkerProcesses,
+    JobHandle, LOCAL_WORKER, LocalCluster, LocalClusterConfig, ModelStore, ProcessSettings, WorkerProcesses,
     demo_checkpoint,
 };
 use asyncdiff_plan::{Cut, Encoding, JobId, Wishes};
@@ -48,29 +48,12 @@ struct Place {
 
 impl Place {
     async fn start() -> Self {
-        let local = LocalCluster::start(LocalClusterConfig {
-            store: Arc::new(ModelStore::open(&demo_checkpoint().unwrap()).unwrap()),
-            model: None,
-            workers: 0,
-            threads_per_worker: 1,
-            cpus: Vec::new(),
-            limits: Limits::default(),
-            program: None,
-            simulation: None,
-        })
-        .await
-        .unwrap();
+        let store = Arc::new(ModelStore::open(&demo_checkpoint().unwrap()).unwrap());
+        let local = LocalCluster::start(LocalClusterConfig::new(store, 0)).await.unwrap();
         let program = PathBuf::from(env!("CARGO_BIN_EXE_test-cluster-process"));
         let workers = WorkerProcesses::start(&ProcessSettings {
             program: Some((program, vec![OsString::from(LOCAL_WORKER)])),
-            workers: WORKERS,
-            first: 1,
-            threads: 1,
-            cpus: Vec::new(),
-            join_line: local.join_line().to_owned(),
-            model: None,
-            simulation: None,
-            caches: Vec::new(),
+            ..ProcessSettings::new(local.join_line().to_owned(), WORKERS)
         })
         .unwrap();
         local.cluster().wait_for_workers(WORKERS, PATIENCE).await.unwrap();

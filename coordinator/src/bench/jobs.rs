@@ -8,6 +8,13 @@ use crate::job::JobSummary;
 use crate::job_spec::JobSpec;
 use crate::local_cluster::LocalCluster;
 
+/// How long workers may take to join.
+pub(super) const JOIN_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long a job may take, the time in the queue and what is done to its workers included: many times what it takes on a busy machine, so that one
+/// that hangs ends the benchmark.
+pub(super) const JOB_WITHIN: Duration = Duration::from_secs(300);
+
 /// How long ending a cluster may take.
 pub(super) const STOP_WITHIN: Duration = Duration::from_secs(10);
 

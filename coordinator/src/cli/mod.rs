@@ -9,8 +9,8 @@ mod partition_file;
 use std::process::ExitCode as ProcessExitCode;
 
 use asyncdiff_common::exit::ExitCode;
-use asyncdiff_common::heap;
 use asyncdiff_common::telemetry::{self, LogFormat, Verbosity};
+use asyncdiff_common::{heap, system};
 use clap::{Parser, Subcommand};
 
 pub(crate) use args::{DtypeArg, JobArgs, OutputArgs, check_place};
@@ -116,6 +116,7 @@ impl Cli {
 
 fn on_runtime(command: Command) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(system::BLOCKING_THREADS)
         .enable_all()
         .build()
         .map_err(|error| Failure::new(ExitCode::Hardware, format!("cannot start threads: {error}")))?;

@@ -94,14 +94,11 @@ async fn start(args: &RunArgs, progress: &Progress) -> Result<(LocalCluster, Job
     let threads = args.threads_per_worker.unwrap_or_else(|| threads_per_worker(args.workers));
     progress.say(&format!("starting {}, each with {}", count(args.workers.into(), "worker"), count(threads, "thread")));
     let local = LocalCluster::start(LocalClusterConfig {
-        store,
         model: args.model.clone(),
-        workers: args.workers.into(),
         threads_per_worker: threads,
         cpus: cpus(args.cpus.as_deref(), usize::from(args.workers), threads as usize)?,
         limits: config.limits,
-        program: None,
-        simulation: None,
+        ..LocalClusterConfig::new(store, args.workers.into())
     });
     Ok((local.await?, request))
 }

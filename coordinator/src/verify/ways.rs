@@ -51,14 +51,8 @@ impl Runner {
             Way::InProcess => Ok(Self::InProcess(store)),
             Way::Processes => {
                 let config = LocalClusterConfig {
-                    store,
-                    model: None,
-                    workers,
                     threads_per_worker: THREADS_PER_WORKER,
-                    cpus: Vec::new(),
-                    limits: Limits::default(),
-                    program: None,
-                    simulation: None,
+                    ..LocalClusterConfig::new(store, workers)
                 };
                 Ok(Self::Processes(LocalCluster::start(config).await?))
             }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use asyncdiff_coordinator::job::{Dtype, JobRequest, JobSettings};
 use asyncdiff_coordinator::{
-    Cluster, JobSpec, LOCAL_WORKER, Limits, LocalCluster, LocalClusterConfig, ModelStore, demo_checkpoint,
+    Cluster, JobSpec, LOCAL_WORKER, LocalCluster, LocalClusterConfig, ModelStore, demo_checkpoint,
 };
 use asyncdiff_plan::{Cut, Encoding, TimeShift, Wishes};
 use asyncdiff_tests::{Picture, RATED_CAPTIONS, Scene, check_picture, psnr, rated_scenes};
@@ -143,16 +143,7 @@ impl Setting {
         let mut lanes = tokio::task::JoinSet::new();
         for _ in 0..(cores / self.workers()).max(1) {
             let program = Some((arguments.coordinator.clone(), vec![LOCAL_WORKER.into()]));
-            let config = LocalClusterConfig {
-                store: Arc::clone(store),
-                model: None,
-                workers: self.workers(),
-                threads_per_worker: 1,
-                cpus: Vec::new(),
-                limits: Limits::default(),
-                program,
-                simulation: None,
-            };
+            let config = LocalClusterConfig { program, ..LocalClusterConfig::new(Arc::clone(store), self.workers()) };
             let (scenes, next, folder) = (scenes.to_vec(), Arc::clone(&next), arguments.folder.clone());
             lanes.spawn(async move {
                 let local = LocalCluster::start(config).await?;

@@ -11,8 +11,8 @@ mod options;
 use std::ffi::OsString;
 
 use asyncdiff_common::exit::ExitCode;
-use asyncdiff_common::heap;
 use asyncdiff_common::telemetry::{self, Verbosity};
+use asyncdiff_common::{heap, system};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
@@ -73,7 +73,11 @@ pub fn main_from(arguments: impl IntoIterator<Item = OsString>, lifetime: Lifeti
 fn join(options: JoinOptions, lifetime: Lifetime) -> Result<(), CliError> {
     let threads = options.threads();
     telemetry::init(options.log.log_format, Verbosity::Info)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(system::BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
     // Actors share one thread: layers are computed on the device's, and the network has its own.
     runtime.block_on(join::join(options, threads, lifetime))
 }

@@ -9,7 +9,6 @@ use asyncdiff_plan::Wishes;
 
 use super::CoordinatorBench;
 use super::report::TurnaroundReport;
-use crate::actors::Limits;
 use crate::bench::jobs::{STOP_WITHIN, make};
 use crate::bench::median::median;
 use crate::bench::model::{self, BenchModel};
@@ -33,14 +32,8 @@ pub(super) async fn measure(bench: &CoordinatorBench, workers: NonZeroU16) -> an
         ..Wishes::default()
     };
     let local = LocalCluster::start(LocalClusterConfig {
-        store,
-        model: None,
-        workers: workers.get().into(),
-        threads_per_worker: 1,
-        cpus: Vec::new(),
-        limits: Limits::default(),
-        program: None,
         simulation: Some(Simulation { flops_per_second: rate, link_limit: None }),
+        ..LocalClusterConfig::new(store, workers.get().into())
     })
     .await?;
     let job = |steps: NonZeroU32| {

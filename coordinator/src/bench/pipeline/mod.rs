@@ -30,7 +30,6 @@ use super::device::{Torch, TorchVersion};
 use super::hardware::hardware;
 use super::jobs::{STOP_WITHIN, make};
 use super::model::BenchModel;
-use crate::actors::Limits;
 use crate::job::{Dtype, JobSettings};
 use crate::job_spec::JobSpec;
 use crate::local_cluster::{LocalCluster, LocalClusterConfig};
@@ -223,15 +222,6 @@ async fn start(
     threads_per_worker: u32,
     cpus: Vec<String>,
 ) -> anyhow::Result<LocalCluster> {
-    let config = LocalClusterConfig {
-        store: Arc::clone(store),
-        model: None,
-        workers,
-        threads_per_worker,
-        cpus,
-        limits: Limits::default(),
-        program: None,
-        simulation: None,
-    };
+    let config = LocalClusterConfig { threads_per_worker, cpus, ..LocalClusterConfig::new(Arc::clone(store), workers) };
     Ok(LocalCluster::start(config).await?)
 }

@@ -12,13 +12,11 @@ use super::place::Place;
 use super::report::Outcome;
 use super::timeline::Timeline;
 use crate::actors::WorkerRecord;
+use crate::bench::jobs::JOB_WITHIN;
 use crate::bench::likeness::{decibels, pixels};
 use crate::cluster::JobHandle;
 use crate::job::{JobEvent, JobRecord, JobState};
 use crate::worker_processes::WorkerProcesses;
-
-/// How long a job and what is done to it may take: many times what it takes on a busy machine, so that a job that hangs ends the benchmark.
-const JOB_WITHIN: Duration = Duration::from_secs(300);
 
 /// What was done, and what is left of it.
 struct Done {

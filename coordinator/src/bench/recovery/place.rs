@@ -2,13 +2,11 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
 use asyncdiff_plan::{Cut, Encoding, Wishes};
 
 use super::fault::Fault;
-use crate::actors::Limits;
-use crate::bench::jobs::{STOP_WITHIN, make};
+use crate::bench::jobs::{JOIN_WITHIN, STOP_WITHIN, make};
 use crate::bench::model::BenchModel;
 use crate::cluster::Cluster;
 use crate::job::JobSettings;
@@ -23,9 +21,6 @@ const COMPONENTS: u16 = 2;
 /// Steps of the job that loads weights and measures layers.
 const WARM_STEPS: NonZeroU32 = NonZeroU32::MIN.saturating_add(3);
 
-/// How long workers may take to join.
-const JOIN_WITHIN: Duration = Duration::from_secs(60);
-
 /// A cluster, ready for the jobs of one fault.
 pub(super) struct Place {
     local: LocalCluster,
@@ -39,17 +34,7 @@ pub(super) struct Place {
 impl Place {
     /// Starts a cluster, has it measure its workers and settles how the denoiser is cut.
     pub(super) async fn start(fault: Fault, steps: NonZeroU32) -> anyhow::Result<Self> {
-        let local = LocalCluster::start(LocalClusterConfig {
-            store: Arc::new(BenchModel::Demo.store()?),
-            model: None,
-            workers: 0,
-            threads_per_worker: 1,
-            cpus: Vec::new(),
-            limits: Limits::default(),
-            program: None,
-            simulation: None,
-        })
-        .await?;
+        let local = LocalCluster::start(LocalClusterConfig::new(Arc::new(BenchModel::Demo.store()?), 0)).await?;
         let workers = fault.workers();
         let cpus = place(workers.max(COMPONENTS.into()), 1);
         let processes = start_workers(&local, 1, workers, &cpus)?;
@@ -96,15 +81,9 @@ pub(in crate::bench) fn start_workers(
     cpus: &[String],
 ) -> Result<WorkerProcesses, ProcessError> {
     WorkerProcesses::start(&ProcessSettings {
-        program: None,
-        workers,
         first,
-        threads: 1,
         cpus: cpus.to_vec(),
-        caches: Vec::new(),
-        join_line: local.join_line().to_owned(),
-        model: None,
-        simulation: None,
+        ..ProcessSettings::new(local.join_line().to_owned(), workers)
     })
 }
 

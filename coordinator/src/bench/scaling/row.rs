@@ -169,14 +169,9 @@ impl Subject {
             link_limit: case.network.limit(dilation),
         };
         let config = LocalClusterConfig {
-            store: self.store.clone(),
-            model: None,
-            workers: case.devices.into(),
-            threads_per_worker: 1,
-            cpus: Vec::new(),
             limits: Limits { lost_after: PATIENCE, hello_within: PATIENCE, ..Limits::default() },
-            program: None,
             simulation: Some(simulation),
+            ..LocalClusterConfig::new(self.store.clone(), case.devices.into())
         };
         Ok(LocalCluster::start(config).await?)
     }

@@ -1,15 +1,13 @@
 //! The jobs of a soak: one after the other, and some at a time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::bench::jobs::JOB_WITHIN;
 use crate::bench::likeness::{decibels, pixels};
 use crate::cluster::Cluster;
 use crate::job::JobState;
 use crate::job_spec::JobSpec;
-
-/// How long a job may take, the time in the queue included: many times what it takes with a worker that was lost again and again.
-const JOB_WITHIN: Duration = Duration::from_secs(300);
 
 /// A job that has ended, or was given up.
 #[derive(Clone, Debug, PartialEq)]

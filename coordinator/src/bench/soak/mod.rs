@@ -28,7 +28,7 @@ use self::churn::{Act, Churn};
 use self::jobs::{Order, Seen};
 use self::members::Members;
 use super::hardware::hardware;
-use super::jobs::STOP_WITHIN;
+use super::jobs::{JOIN_WITHIN, STOP_WITHIN};
 use super::likeness::pixels;
 use super::model::BenchModel;
 use super::recovery::settle;
@@ -38,9 +38,6 @@ use crate::local_cluster::{LocalCluster, LocalClusterConfig};
 
 /// Workers at the beginning: a job has two parts, so a third one can take one over.
 const WORKERS: usize = 3;
-
-/// How long workers may take to join.
-const JOIN_WITHIN: Duration = Duration::from_secs(60);
 
 /// Jobs before anything happens: after them a process has allocated what jobs take.
 const FIRST_JOBS: usize = 12;
@@ -67,14 +64,8 @@ impl SoakBench {
     /// Makes jobs until the time is over.
     pub async fn run(&self, on_progress: &mut (dyn FnMut(String) + Send)) -> anyhow::Result<SoakReport> {
         let local = LocalCluster::start(LocalClusterConfig {
-            store: Arc::new(BenchModel::Demo.store()?),
-            model: None,
-            workers: 0,
-            threads_per_worker: 1,
-            cpus: Vec::new(),
             limits: Limits { kept_jobs: KEPT_JOBS, ..Limits::default() },
-            program: None,
-            simulation: None,
+            ..LocalClusterConfig::new(Arc::new(BenchModel::Demo.store()?), 0)
         })
         .await?;
         let members = Members::start(&local, WORKERS)?;

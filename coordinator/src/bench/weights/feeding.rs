@@ -29,9 +29,10 @@ const STEPS: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
 /// How often it is looked who serves the job.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
+/// - `model`: what is fed, and its bytes.
 pub(super) async fn measure(
     store: &Arc<ModelStore>,
-    part: &PartSpec,
+    model: (&PartSpec, u64),
     note: &mut dyn FnMut(String),
 ) -> anyhow::Result<Vec<FeedingRow>> {
     let mut rows = Vec::new();
@@ -45,7 +46,7 @@ pub(super) async fn measure(
         let (mut alone, mut fed, mut rates) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..JOBS {
             alone.push(step_seconds(&place).await?);
-            let (seconds, bytes_per_second) = beside_feeding(&place, &handles, part).await?;
+            let (seconds, bytes_per_second) = beside_feeding(&place, &handles, model).await?;
             fed.push(seconds);
             rates.push(bytes_per_second);
         }
@@ -64,9 +65,11 @@ pub(super) async fn measure(
 }
 
 /// Seconds of a job's step, and bytes per second that the worker without a part in it is fed meanwhile.
-async fn beside_feeding(place: &Place, handles: &[WorkerHandle], part: &PartSpec) -> anyhow::Result<(f64, f64)> {
-    let bytes: u64 =
-        part.weights.iter().map(|entry| entry.shape.iter().map(|&axis| u64::from(axis)).product::<u64>() * 4).sum();
+async fn beside_feeding(
+    place: &Place,
+    handles: &[WorkerHandle],
+    (part, bytes): (&PartSpec, u64),
+) -> anyhow::Result<(f64, f64)> {
     let before: Vec<u64> = handles.iter().map(predictions).collect();
     let is_over = AtomicBool::new(false);
     let job = async {

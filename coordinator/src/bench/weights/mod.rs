@@ -66,7 +66,7 @@ impl WeightsBench {
         }
         run.late().await?;
         run.resumed().await?;
-        let feeding = feeding::measure(&run.store, &run.part, run.note).await?;
+        let feeding = feeding::measure(&run.store, (&run.part, bytes), run.note).await?;
         let (rows, version) = (run.rows, env!("CARGO_PKG_VERSION"));
         Ok(WeightsReport { hardware: hardware(), version, checkpoint_bytes: bytes, copy_seconds, rows, feeding })
     }

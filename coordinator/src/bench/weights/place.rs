@@ -13,14 +13,11 @@ use tokio::time::Instant;
 
 use super::checkpoint::{TOKENS, WIDTH};
 use crate::actors::{Limits, TensorSpec, WeightCounts, WorkerHandle};
-use crate::bench::jobs::STOP_WITHIN;
+use crate::bench::jobs::{JOIN_WITHIN, STOP_WITHIN};
 use crate::cluster::Cluster;
 use crate::local_cluster::{LocalCluster, LocalClusterConfig};
 use crate::model_store::ModelStore;
 use crate::worker_processes::{ProcessSettings, WorkerProcesses};
-
-/// How long workers may take to join or leave.
-const JOIN_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long a worker may take to load everything.
 const LOAD_WITHIN: Duration = Duration::from_secs(600);
@@ -39,16 +36,7 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) async fn start(store: &Arc<ModelStore>, limits: Limits) -> anyhow::Result<Self> {
-        let config = LocalClusterConfig {
-            store: Arc::clone(store),
-            model: None,
-            workers: 0,
-            threads_per_worker: 1,
-            cpus: Vec::new(),
-            limits,
-            program: None,
-            simulation: None,
-        };
+        let config = LocalClusterConfig { limits, ..LocalClusterConfig::new(Arc::clone(store), 0) };
         Ok(Self { local: LocalCluster::start(config).await?, started: 0 })
     }
 
@@ -60,15 +48,9 @@ impl Place {
     pub(super) async fn join(&mut self, workers: usize, caches: &[PathBuf]) -> anyhow::Result<WorkerProcesses> {
         let there = self.cluster().workers().await?.len();
         let processes = WorkerProcesses::start(&ProcessSettings {
-            program: None,
-            workers,
             first: self.started + 1,
-            threads: 1,
-            cpus: Vec::new(),
             caches: caches.to_vec(),
-            join_line: self.local.join_line().to_owned(),
-            model: None,
-            simulation: None,
+            ..ProcessSettings::new(self.local.join_line().to_owned(), workers)
         })?;
         self.started += workers;
         self.cluster().wait_for_workers(there + workers, JOIN_WITHIN).await?;
