@@ -26,6 +26,10 @@ use crate::picture::encode_png;
 /// Devices that are this nearly as busy as the busiest one wait for the coordinator alone.
 const NEARLY: f64 = 0.95;
 
+/// A job of fewer rounds corrects nothing of what is known: in its first round memory is touched for the first time, and the median of two or three
+/// is still chance.
+const TELLING_ROUNDS: u32 = 4;
+
 /// Workers that may fail to decode before the job does: the latents are final, so that what one cannot do another one might.
 const DECODERS: u32 = 4;
 
@@ -71,8 +75,10 @@ impl Finishing {
         };
         let total_seconds = self.started.elapsed().as_secs_f64();
         let mut reports = join_all(self.ranks.iter().map(|worker| self.release(worker))).await;
-        self.note_paces(&reports);
-        self.note_turnarounds(&reports);
+        if self.is_telling() {
+            self.note_paces(&reports);
+            self.note_turnarounds(&reports);
+        }
         let trace = self.request.settings.trace.then(|| self.trace(&mut reports));
         let workers = self.ranks.iter().map(|worker| worker.name().to_owned()).collect();
         let summary = summarize(&self.choice, workers, &reports, &self.recorded, total_seconds);
@@ -204,6 +210,12 @@ impl Finishing {
                 RankReport::default()
             }
         }
+    }
+
+    /// Whether what it took says something about jobs to come.
+    fn is_telling(&self) -> bool {
+        let schedule = &self.choice.placed.plan.schedule;
+        schedule.remaining_steps() / schedule.stride >= TELLING_ROUNDS
     }
 
     /// What layers took here is what further plans count with.

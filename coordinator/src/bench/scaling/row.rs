@@ -120,7 +120,10 @@ impl Subject {
         let (planned, found) = (choice.prediction.bytes_per_step, job.predicted_bytes_per_step);
         ensure!(
             planned == found,
-            "the job had another plan than the ideal is of: {planned} and {found} bytes per step"
+            "the job had another plan than the ideal is of: {} with {planned} bytes per step, and {} by {} workers with {found}",
+            choice.reason,
+            job.plan,
+            job.workers.len()
         );
         Ok(self.row(case, dilation, (&job, &choice.outline), ideal))
     }
