@@ -5,6 +5,8 @@
 //! any. Every faster kernel is tested against the reference. All kernels give the same bits for any number of threads.
 
 mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 mod floats;
 mod memory;
 #[cfg(test)]

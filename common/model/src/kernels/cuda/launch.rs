@@ -1,0 +1,155 @@
+//! What a graph becomes on a GPU, as data: kernels and products in order, and the memory that they read and write.
+
+use crate::kernels::Format;
+
+/// Memory that a step names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Memory {
+    /// What the caller gave, by input of the graph. `[rows, pixels, channels]`
+    Input(usize),
+    /// What the caller gets, by output of the graph.
+    Output(usize),
+    /// What lies between two steps; registers of one device are shared by all graphs.
+    Register(usize),
+    /// One node's own: what its steps leave for each other.
+    Scratch,
+    /// The graph's parameters, packed by `pack`, resident.
+    Parameters,
+}
+
+/// Where something begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    pub(super) memory: Memory,
+    /// In bytes.
+    pub(super) offset: usize,
+}
+
+/// An argument of a kernel, in the order of its parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Argument {
+    /// A pointer.
+    Place(Place),
+    /// A null pointer: an optional operand that is absent.
+    Null,
+    Int(i32),
+    Float(f32),
+}
+
+/// A kernel by its name in the sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kernel {
+    Activate,
+    Add,
+    /// For heads of at most 64 channels; the next ones for wider heads.
+    Attention64,
+    Attention128,
+    Attention256,
+    Attention512,
+    /// What follows a product: bias, activation, residual.
+    Finish,
+    /// `(const float* source, Element* target, int count_high, int count_low)`: the executor's own, for what comes from the host.
+    FromFloats,
+    /// A convolution's windows, side by side for a product.
+    Gather,
+    GroupNormApply,
+    GroupNormFold,
+    GroupNormSums,
+    LayerNorm,
+    /// One operand of a concatenation to its channels of the target.
+    PlaceChannels,
+    Sinusoids,
+    /// `(const Element* source, float* target, int count_high, int count_low)`: the executor's own, for what goes to the host.
+    ToFloats,
+}
+
+/// A kernel's launch.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Launch {
+    pub(super) kernel: Kernel,
+    pub(super) grid: [u32; 3],
+    /// Threads of a block.
+    pub(super) block: u32,
+    /// Dynamic shared memory, in bytes.
+    pub(super) shared_bytes: u32,
+    pub(super) arguments: Vec<Argument>,
+}
+
+/// `target[m, n] = left[m, k] * right[n, k]^T`, row-major, in the element type of the format, sums in f32.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Product {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) left: Place,
+    pub(super) right: Place,
+    pub(super) target: Place,
+}
+
+/// What is done at a time.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Step {
+    Launch(Launch),
+    Product(Product),
+}
+
+/// A graph for so many rows of each operand.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Lowered {
+    /// With the node that each belongs to.
+    pub(super) steps: Vec<(usize, Step)>,
+    /// Rows of the batch that each node writes.
+    pub(super) rows: Vec<usize>,
+    /// By input of the graph, the element type that the steps read: f32 for numbers that sinusoids are made of, since bf16 would make 980
+    /// of a timestep of 981; else that of the format. The executor converts what it was given in another one.
+    pub(super) inputs: Vec<Format>,
+    /// Bytes, by register.
+    pub(super) registers: Vec<usize>,
+    pub(super) scratch_bytes: usize,
+    /// Bytes, by output of the graph.
+    pub(super) outputs: Vec<usize>,
+}
+
+impl Kernel {
+    /// Every kernel of the sources.
+    pub(super) const ALL: &[Self] = &[
+        Self::Activate,
+        Self::Add,
+        Self::Attention64,
+        Self::Attention128,
+        Self::Attention256,
+        Self::Attention512,
+        Self::Finish,
+        Self::FromFloats,
+        Self::Gather,
+        Self::GroupNormApply,
+        Self::GroupNormFold,
+        Self::GroupNormSums,
+        Self::LayerNorm,
+        Self::PlaceChannels,
+        Self::Sinusoids,
+        Self::ToFloats,
+    ];
+
+    /// The function's name in the sources.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Activate => "activate",
+            Self::Add => "add",
+            Self::Attention64 => "attention_64",
+            Self::Attention128 => "attention_128",
+            Self::Attention256 => "attention_256",
+            Self::Attention512 => "attention_512",
+            Self::Finish => "finish",
+            Self::FromFloats => "from_floats",
+            Self::Gather => "gather",
+            Self::GroupNormApply => "group_norm_apply",
+            Self::GroupNormFold => "group_norm_fold",
+            Self::GroupNormSums => "group_norm_sums",
+            Self::LayerNorm => "layer_norm",
+            Self::PlaceChannels => "place_channels",
+            Self::Sinusoids => "sinusoids",
+            Self::ToFloats => "to_floats",
+        }
+    }
+}
