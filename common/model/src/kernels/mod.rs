@@ -13,6 +13,7 @@ mod memory;
 mod parity;
 mod prepared;
 mod reference;
+mod registers;
 mod value;
 
 use std::sync::Arc;

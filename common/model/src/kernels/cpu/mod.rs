@@ -19,7 +19,6 @@ mod peak;
 mod pointwise;
 #[allow(unsafe_code)]
 mod product;
-mod registers;
 mod sinusoids;
 mod step;
 mod steps;

@@ -5,7 +5,6 @@ use super::group_norm::{GroupNorm, GroupNormSpec};
 use super::isa::Isa;
 use super::layer_norm::LayerNorm;
 use super::product::{self, Call, Convolution, ConvolutionSpec};
-use super::registers::Registers;
 use super::{Format, pointwise, sinusoids};
 use crate::ModelError;
 use crate::checkpoint::Weights;
@@ -13,6 +12,7 @@ use crate::graph::{
     Activation, AttentionHeads, AttentionMask, AttentionOp, ConvolutionOp, Extent, Graph, GroupNormOp, LayerNormOp,
     Node, Op, Parameter, SinusoidsOp,
 };
+use crate::kernels::registers::Registers;
 
 /// An operation with its kernel and weights.
 pub(super) enum Kernel {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::memory::Memory;
 use super::product::Convolution;
-use super::registers::{Place, Registers};
 use super::step::{Kernel, OPERANDS_MAX, Operands};
 use super::{Cpu, Format};
 use crate::ModelError;
 use crate::checkpoint::Weights;
 use crate::graph::{ConvolutionOp, Extent, Graph, Op};
 use crate::kernels::floats::Floats;
+use crate::kernels::registers::{Place, Registers};
 use crate::kernels::{Computed, Value};
 
 /// A graph, ready to run on a CPU.
