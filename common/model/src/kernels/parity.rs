@@ -12,12 +12,12 @@ use crate::graph::{
 };
 
 /// Of the largest element. F(4×4) of Winograd loses one digit more than a plain sum in f32.
-const TOLERANCE: f32 = 2e-5;
+pub(super) const TOLERANCE: f32 = 2e-5;
 
 /// bf16 has 8 bits of mantissa: 2^-9 relative for each factor, and the errors of a sum's terms cancel in part.
-const BF16_TOLERANCE: f32 = 3e-2;
+pub(super) const BF16_TOLERANCE: f32 = 3e-2;
 
-const WEIGHTS: FormulaWeights = FormulaWeights { seed: 11 };
+pub(super) const WEIGHTS: FormulaWeights = FormulaWeights { seed: 11 };
 
 #[test]
 fn every_instruction_set_computes_what_candle_does() {
@@ -31,7 +31,8 @@ fn every_instruction_set_computes_what_candle_does() {
             let kernels = Kernels::cpu(isa).with_format(format);
             for (name, graph) in graphs() {
                 for rows in [1, 2] {
-                    let error = difference(&run(&reference, &graph, rows), &run(&kernels, &graph, rows));
+                    let inputs = inputs(&graph, &vec![rows; graph.inputs().len()]);
+                    let error = difference(&run(&reference, &graph, &inputs), &run(&kernels, &graph, &inputs));
                     assert!(error <= tolerance, "{name}, {rows} rows, {}, {format:?}: {error:e}", isa.name());
                 }
             }
@@ -43,10 +44,11 @@ fn every_instruction_set_computes_what_candle_does() {
 fn a_second_run_gives_the_same_bits_also_in_new_memory() {
     let kernels = Kernels::for_device(&Device::Cpu);
     for (name, graph) in graphs() {
-        let first = run(&kernels, &graph, 2);
-        assert_eq!(run(&kernels, &graph, 2), first, "{name}");
+        let inputs = inputs(&graph, &vec![2; graph.inputs().len()]);
+        let first = run(&kernels, &graph, &inputs);
+        assert_eq!(run(&kernels, &graph, &inputs), first, "{name}");
         kernels.trim();
-        assert_eq!(run(&kernels, &graph, 2), first, "{name} after its memory was given back");
+        assert_eq!(run(&kernels, &graph, &inputs), first, "{name} after its memory was given back");
     }
 }
 
@@ -82,7 +84,7 @@ fn one_row_is_added_to_all() {
 }
 
 /// By name, graphs of odd sizes and of those that kernels are made for.
-fn graphs() -> Vec<(&'static str, Graph)> {
+pub(super) fn graphs() -> Vec<(&'static str, Graph)> {
     let map = |height, width, channels| Extent { height, width, channels };
     let mut graphs = Vec::new();
     for (channels, size) in [(20, [5, 7]), (64, [16, 16]), (33, [9, 4])] {
@@ -173,29 +175,37 @@ fn embedding(numbers: usize) -> Graph {
     graph.finish(&[output])
 }
 
-fn run(kernels: &Kernels, graph: &Graph, rows: usize) -> Vec<Vec<f32>> {
+/// An operand's shape and elements, as [`Kernels::value`] takes them.
+pub(super) type Input = (Vec<usize>, Vec<f32>);
+
+/// Operands of so many rows each.
+pub(super) fn inputs(graph: &Graph, rows: &[usize]) -> Vec<Input> {
+    let input = |(index, (extent, &rows)): (usize, (&Extent, &usize))| {
+        let shape = match (extent.pixels(), extent.height) {
+            (1, _) => vec![rows, extent.channels],
+            (_, 1) => vec![rows, extent.width, extent.channels],
+            _ => vec![rows, extent.channels, extent.height, extent.width],
+        };
+        let elements = formula::noise(&format!("input{index}"), &shape, 7);
+        (shape, elements)
+    };
+    graph.inputs().iter().zip(rows).enumerate().map(input).collect()
+}
+
+/// # Shapes
+/// - returns: each output, channels last
+pub(super) fn run(kernels: &Kernels, graph: &Graph, inputs: &[Input]) -> Vec<Vec<f32>> {
     let prepared = kernels.prepare(graph.clone(), &WEIGHTS).unwrap();
-    let operands: Vec<Value> = graph
-        .inputs()
-        .iter()
-        .enumerate()
-        .map(|(index, extent)| {
-            let shape = match (extent.pixels(), extent.height) {
-                (1, _) => vec![rows, extent.channels],
-                (_, 1) => vec![rows, extent.width, extent.channels],
-                _ => vec![rows, extent.channels, extent.height, extent.width],
-            };
-            kernels.value(&shape, &formula::noise(&format!("input{index}"), &shape, 7)).unwrap()
-        })
-        .collect();
+    let value = |(shape, elements): &Input| kernels.value(shape, elements).unwrap();
+    let operands: Vec<Value> = inputs.iter().map(value).collect();
     let operands: Vec<&Value> = operands.iter().collect();
     let mut outputs = [const { None }; 2];
     prepared.run_into(&operands, None, &mut outputs, &mut |_| ()).unwrap();
-    outputs.iter().flatten().map(|value: &Value| value.to_elements().unwrap()).collect()
+    outputs.iter().flatten().map(|value: &Value| value.with_elements(<[f32]>::to_vec).unwrap()).collect()
 }
 
 /// The largest difference, as a part of the largest element.
-fn difference(expected: &[Vec<f32>], found: &[Vec<f32>]) -> f32 {
+pub(super) fn difference(expected: &[Vec<f32>], found: &[Vec<f32>]) -> f32 {
     assert_eq!(expected.len(), found.len());
     let of_output = |(expected, found): (&Vec<f32>, &Vec<f32>)| {
         assert_eq!(expected.len(), found.len());

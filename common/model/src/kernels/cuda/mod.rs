@@ -14,6 +14,12 @@
 // What only the executor uses is unused until there is one.
 #![cfg_attr(not(test), allow(dead_code))]
 
+#[cfg(test)]
+#[allow(unsafe_code)]
+mod emulator;
 mod launch;
 mod lower;
 mod pack;
+#[cfg(test)]
+mod parity;
+mod source;

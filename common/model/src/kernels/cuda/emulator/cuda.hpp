@@ -1,0 +1,266 @@
+// CUDA as C++, for the kernels' sources: a launch's blocks one after the other, a block's threads as fibers that take turns.
+//
+// A barrier gives the turn away until all threads that it is for have come, so what lies between two barriers happens in the order of the
+// threads, or in the opposite one. It refuses what a GPU would not forgive: accesses outside of the launch's memory or not aligned, writes
+// to what is read only, barriers that not all threads reach. Shared memory is filled with NaN before each block.
+
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#define EMULATED
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(threads)
+#define CHECK_LOAD(pointer, bytes) emulator::check(pointer, bytes, false)
+#define CHECK_STORE(pointer, bytes) emulator::check(pointer, bytes, true)
+#define SHARED(name) float* name = emulator::state.shared
+
+struct dim3 {
+    unsigned x, y, z;
+};
+
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
+static thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulator {
+
+constexpr unsigned WARP_THREADS = 32;
+constexpr unsigned BLOCK_THREADS = 1024;
+constexpr size_t STACK_BYTES = 64 << 10;
+
+// As the Rust side has them.
+struct Range {
+    const unsigned char* begin;
+    uint64_t bytes;
+    uint32_t writable;
+    uint32_t unused;
+};
+
+struct Launch {
+    uint32_t grid[3];
+    uint32_t block;
+    uint32_t shared_bytes;
+    // Threads and blocks take their turns from the last to the first.
+    uint32_t backwards;
+    const Range* ranges;
+    uint64_t range_count;
+};
+
+enum class Turn { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, DONE };
+
+struct Fiber {
+    Turn turn;
+    bool started;
+    jmp_buf where;
+    ucontext_t start;
+    std::unique_ptr<unsigned char[]> stack;
+    // What the lane gives to the others, for this exchange and the one before it, which slower lanes may still read.
+    float lane_value[2];
+    unsigned exchanges;
+};
+
+struct State {
+    std::vector<Fiber> fibers;
+    jmp_buf scheduler;
+    unsigned current;
+    float* shared;
+    const Launch* launch;
+    void (*kernel)(void*);
+    void* arguments;
+    char error[256];
+};
+
+static thread_local State state;
+
+// The launch has failed: what is left of the fibers is never gone on with.
+static void report(const char* what) {
+    snprintf(state.error, sizeof(state.error), "%s, thread %u of block [%u, %u, %u]", what, threadIdx.x, blockIdx.x, blockIdx.y,
+             blockIdx.z);
+    for (Fiber& fiber : state.fibers) fiber.started = false;
+}
+
+// For a thread.
+[[noreturn]] static void fail(const char* what) {
+    report(what);
+    _longjmp(state.scheduler, 1);
+}
+
+static void check(const void* pointer, size_t bytes, bool writes) {
+    const unsigned char* first = static_cast<const unsigned char*>(pointer);
+    for (uint64_t index = 0; index < state.launch->range_count; index++) {
+        const Range& range = state.launch->ranges[index];
+        if (first < range.begin || first + bytes > range.begin + range.bytes) continue;
+        if (writes && !range.writable) fail("a write to what is read only");
+        if (reinterpret_cast<uintptr_t>(pointer) % bytes != 0) fail("an access that is not aligned");
+        return;
+    }
+    fail(writes ? "a write outside of the launch's memory" : "a read outside of the launch's memory");
+}
+
+static void give_turn_away(Turn turn) {
+    Fiber& fiber = state.fibers[state.current];
+    fiber.turn = turn;
+    if (_setjmp(fiber.where) == 0) _longjmp(state.scheduler, 1);
+}
+
+static void run_fiber() {
+    for (;;) {
+        state.kernel(state.arguments);
+        give_turn_away(Turn::DONE);
+    }
+}
+
+// Goes on with a thread until it gives its turn away.
+static void resume(unsigned thread) {
+    Fiber& fiber = state.fibers[thread];
+    state.current = thread;
+    threadIdx = {thread, 0, 0};
+    if (_setjmp(state.scheduler) != 0) return;
+    if (fiber.started) _longjmp(fiber.where, 1);
+    fiber.started = true;
+    getcontext(&fiber.start);
+    fiber.start.uc_stack.ss_sp = fiber.stack.get();
+    fiber.start.uc_stack.ss_size = STACK_BYTES;
+    fiber.start.uc_link = nullptr;
+    makecontext(&fiber.start, run_fiber, 0);
+    setcontext(&fiber.start);
+}
+
+// Lets those go on whose barrier is complete; false if there is none.
+static bool release(unsigned threads) {
+    bool released = false;
+    const auto all_at = [](unsigned first, unsigned end, Turn turn) {
+        return std::all_of(&state.fibers[first], &state.fibers[end - 1] + 1, [&](const Fiber& fiber) { return fiber.turn == turn; });
+    };
+    const auto make_ready = [&](unsigned first, unsigned end) {
+        for (unsigned thread = first; thread < end; thread++) state.fibers[thread].turn = Turn::READY;
+        released = true;
+    };
+    for (unsigned first = 0; first < threads; first += WARP_THREADS) {
+        if (all_at(first, first + WARP_THREADS, Turn::AT_WARP_BARRIER)) make_ready(first, first + WARP_THREADS);
+    }
+    if (!released && all_at(0, threads, Turn::AT_BLOCK_BARRIER)) make_ready(0, threads);
+    return released;
+}
+
+static void run_block() {
+    const unsigned threads = state.launch->block;
+    memset(state.shared, 0xff, state.launch->shared_bytes);
+    for (unsigned thread = 0; thread < threads; thread++) {
+        state.fibers[thread].turn = Turn::READY;
+        state.fibers[thread].exchanges = 0;
+    }
+    const auto is_done = [](const Fiber& fiber) { return fiber.turn == Turn::DONE; };
+    do {
+        for (unsigned index = 0; index < threads; index++) {
+            const unsigned thread = state.launch->backwards ? threads - 1 - index : index;
+            if (state.fibers[thread].turn == Turn::READY) resume(thread);
+            if (state.error[0]) return;
+        }
+        if (std::all_of(state.fibers.begin(), state.fibers.begin() + threads, is_done)) return;
+    } while (release(threads));
+    report("a barrier that not all threads reach");
+}
+
+static void run_blocks() {
+    const uint64_t blocks = (uint64_t)gridDim.x * gridDim.y * gridDim.z;
+    for (uint64_t index = 0; index < blocks && !state.error[0]; index++) {
+        const uint64_t block = state.launch->backwards ? blocks - 1 - index : index;
+        blockIdx = {(unsigned)(block % gridDim.x), (unsigned)(block / gridDim.x % gridDim.y), (unsigned)(block / gridDim.x / gridDim.y)};
+        run_block();
+    }
+}
+
+// The arguments as the driver takes them: a pointer to each. `kinds` has a letter for each: p, i or f.
+template <typename Parameter>
+static bool is_kind(char kind) {
+    if (std::is_pointer<Parameter>::value) return kind == 'p';
+    if (std::is_same<Parameter, int>::value) return kind == 'i';
+    return std::is_same<Parameter, float>::value && kind == 'f';
+}
+
+template <typename... Parameters, size_t... Indices>
+static const char* run(void (*kernel)(Parameters...), const Launch* launch, void** arguments, const char* kinds,
+                       std::index_sequence<Indices...>) {
+    if (strlen(kinds) != sizeof...(Parameters) || !(is_kind<Parameters>(kinds[Indices]) && ...)) {
+        return "arguments that are not the kernel's parameters";
+    }
+    struct Call {
+        void (*kernel)(Parameters...);
+        void** arguments;
+    } call = {kernel, arguments};
+    state.kernel = [](void* pointer) {
+        const Call* call = static_cast<const Call*>(pointer);
+        call->kernel(*static_cast<Parameters*>(call->arguments[Indices])...);
+    };
+    state.arguments = &call;
+    state.launch = launch;
+    state.error[0] = 0;
+    if (state.fibers.empty()) {
+        state.fibers.resize(BLOCK_THREADS);
+        for (Fiber& fiber : state.fibers) fiber.stack.reset(new unsigned char[STACK_BYTES]);
+    }
+    std::vector<float4> shared(launch->shared_bytes / sizeof(float4) + 1);
+    state.shared = &shared[0].x;
+    gridDim = {launch->grid[0], launch->grid[1], launch->grid[2]};
+    blockDim = {launch->block, 1, 1};
+    run_blocks();
+    return state.error[0] ? state.error : nullptr;
+}
+
+template <typename... Parameters>
+static const char* run(void (*kernel)(Parameters...), const Launch* launch, void** arguments, const char* kinds) {
+    return run(kernel, launch, arguments, kinds, std::index_sequence_for<Parameters...>());
+}
+
+static float exchange(float value, unsigned lane) {
+    Fiber& fiber = state.fibers[state.current];
+    const unsigned place = fiber.exchanges++ % 2, first = state.current / WARP_THREADS * WARP_THREADS;
+    fiber.lane_value[place] = value;
+    give_turn_away(Turn::AT_WARP_BARRIER);
+    return state.fibers[first + lane].lane_value[place];
+}
+
+}  // namespace emulator
+
+static inline void __syncthreads() { emulator::give_turn_away(emulator::Turn::AT_BLOCK_BARRIER); }
+
+static inline float __shfl_xor_sync(unsigned lanes, float value, int distance) {
+    if (lanes != 0xffffffffu) emulator::fail("an exchange of a part of a warp");
+    return emulator::exchange(value, (threadIdx.x % emulator::WARP_THREADS) ^ distance);
+}
+
+static inline float __uint_as_float(unsigned bits) {
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+static inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+static inline int min(int one, int other) { return one < other ? one : other; }
+
+// A kernel, callable by its name.
+#define EMULATE(kernel)                                                                                                         \
+    extern "C" __attribute__((visibility("default"))) const char* emulate_##kernel(const emulator::Launch* launch, void** arguments, \
+                                                                                   const char* kinds) {                              \
+        return emulator::run(kernel, launch, arguments, kinds);                                                                      \
+    }
