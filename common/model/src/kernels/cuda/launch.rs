@@ -2,7 +2,8 @@
 
 use crate::kernels::Format;
 
-/// Memory that a step names.
+/// Memory that a step names. It begins at a multiple of 16 bytes, or, where rows were taken of what the caller gave, at a row of one that does:
+/// kernels load vectors where all channels are whole ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Memory {
     /// What the caller gave, by input of the graph. `[rows, pixels, channels]`
@@ -48,7 +49,7 @@ pub(super) enum Kernel {
     Attention512,
     /// What follows a product: bias, activation, residual.
     Finish,
-    /// `(const float* source, Element* target, int count_high, int count_low)`: the executor's own, for what comes from the host.
+    /// `(const float* source, Element* target, int count)`, a thread for each: the executor's own, for what comes from the host.
     FromFloats,
     /// A convolution's windows, side by side for a product.
     Gather,
@@ -59,7 +60,7 @@ pub(super) enum Kernel {
     /// One operand of a concatenation to its channels of the target.
     PlaceChannels,
     Sinusoids,
-    /// `(const Element* source, float* target, int count_high, int count_low)`: the executor's own, for what goes to the host.
+    /// `(const Element* source, float* target, int count)`, a thread for each: the executor's own, for what goes to the host.
     ToFloats,
 }
 

@@ -212,3 +212,43 @@ fn pack_weights(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Convolution, Extent, GraphBuilder};
+    use crate::kernels::parity::WEIGHTS;
+
+    /// Two convolutions as one, over five channels: rows of 45 elements and three zeros.
+    #[test]
+    fn weights_are_windows_with_zeros_behind_them() {
+        let mut graph = GraphBuilder::new(&[Extent { height: 4, width: 4, channels: 5 }]);
+        let names = ["a", "b"].map(str::to_owned);
+        let output = graph.convolutions(&names, &[graph.input(0)], Convolution::same3(2));
+        let graph = graph.finish(&[output]);
+        for format in [Format::Bf16, Format::F32] {
+            let layout = Layout::new(&graph, format);
+            let Parameters::Weights { weights, bias, rows } = layout.of_node(0) else { panic!("no weights") };
+            assert_eq!(rows, WeightRows { reads: Reads::Windows, depth: 48 });
+            let bias = bias.expect("there is one");
+            assert!(
+                weights.offset == 0
+                    && bias.offset >= 4 * 48 * element_bytes(format)
+                    && bias.offset.is_multiple_of(ALIGNMENT)
+            );
+            let packed = pack(&graph, &layout, &WEIGHTS).unwrap();
+            assert_eq!(packed.len(), bias.offset + 4 * 4);
+            let stored = WEIGHTS.floats("b.weight", &[2, 5, 3, 3]).unwrap();
+            let element = |row: usize, element: usize| match format {
+                Format::Bf16 => bf16::from_ne_bytes(packed.as_chunks().0[row * 48 + element]).to_f32(),
+                Format::F32 => f32::from_ne_bytes(packed.as_chunks().0[row * 48 + element]),
+            };
+            let rounded = |value: f32| if format == Format::Bf16 { bf16::from_f32(value).to_f32() } else { value };
+            // The last channel of the window's middle, in the second row of `b`.
+            assert_eq!(element(3, 4 * 5 + 4), rounded(stored[5 * 9 + 4 * 9 + 4]));
+            assert!((45..48).all(|padding| element(3, padding) == 0.0));
+            let biases = WEIGHTS.floats("b.bias", &[2]).unwrap();
+            assert_eq!(f32::from_ne_bytes(packed[bias.offset + 8..][..4].try_into().unwrap()), biases[0]);
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //
 // A barrier gives the turn away until all threads that it is for have come, so what lies between two barriers happens in the order of the
 // threads, or in the opposite one. It refuses what a GPU would not forgive: accesses outside of the launch's memory or not aligned, writes
-// to what is read only, barriers that not all threads reach. Shared memory is filled with NaN before each block.
+// to what is read only, writes behind the shared memory, barriers that not all threads reach. Shared memory is NaN before each block.
 
 #include <setjmp.h>
 #include <stdint.h>
@@ -24,7 +24,7 @@
 #define __launch_bounds__(threads)
 #define CHECK_LOAD(pointer, bytes) emulator::check(pointer, bytes, false)
 #define CHECK_STORE(pointer, bytes) emulator::check(pointer, bytes, true)
-#define SHARED(name) float* name = emulator::state.shared
+#define SHARED(name) float* name = emulator::state->shared
 
 struct dim3 {
     unsigned x, y, z;
@@ -36,11 +36,25 @@ struct alignas(16) float4 {
 
 static thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
+static inline float __uint_as_float(unsigned bits) {
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+static inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
 namespace emulator {
 
 constexpr unsigned WARP_THREADS = 32;
 constexpr unsigned BLOCK_THREADS = 1024;
 constexpr size_t STACK_BYTES = 64 << 10;
+// Floats behind the shared memory, which nobody may write.
+constexpr size_t SHARED_GUARD = 4 << 10;
 
 // As the Rust side has them.
 struct Range {
@@ -84,25 +98,26 @@ struct State {
     char error[256];
 };
 
-static thread_local State state;
+// Reached by a pointer: what an initial-exec library has of a thread must be small.
+static thread_local State* state;
 
 // The launch has failed: what is left of the fibers is never gone on with.
 static void report(const char* what) {
-    snprintf(state.error, sizeof(state.error), "%s, thread %u of block [%u, %u, %u]", what, threadIdx.x, blockIdx.x, blockIdx.y,
+    snprintf(state->error, sizeof(state->error), "%s, thread %u of block [%u, %u, %u]", what, threadIdx.x, blockIdx.x, blockIdx.y,
              blockIdx.z);
-    for (Fiber& fiber : state.fibers) fiber.started = false;
+    for (Fiber& fiber : state->fibers) fiber.started = false;
 }
 
 // For a thread.
 [[noreturn]] static void fail(const char* what) {
     report(what);
-    _longjmp(state.scheduler, 1);
+    _longjmp(state->scheduler, 1);
 }
 
 static void check(const void* pointer, size_t bytes, bool writes) {
     const unsigned char* first = static_cast<const unsigned char*>(pointer);
-    for (uint64_t index = 0; index < state.launch->range_count; index++) {
-        const Range& range = state.launch->ranges[index];
+    for (uint64_t index = 0; index < state->launch->range_count; index++) {
+        const Range& range = state->launch->ranges[index];
         if (first < range.begin || first + bytes > range.begin + range.bytes) continue;
         if (writes && !range.writable) fail("a write to what is read only");
         if (reinterpret_cast<uintptr_t>(pointer) % bytes != 0) fail("an access that is not aligned");
@@ -112,24 +127,24 @@ static void check(const void* pointer, size_t bytes, bool writes) {
 }
 
 static void give_turn_away(Turn turn) {
-    Fiber& fiber = state.fibers[state.current];
+    Fiber& fiber = state->fibers[state->current];
     fiber.turn = turn;
-    if (_setjmp(fiber.where) == 0) _longjmp(state.scheduler, 1);
+    if (_setjmp(fiber.where) == 0) _longjmp(state->scheduler, 1);
 }
 
 static void run_fiber() {
     for (;;) {
-        state.kernel(state.arguments);
+        state->kernel(state->arguments);
         give_turn_away(Turn::DONE);
     }
 }
 
 // Goes on with a thread until it gives its turn away.
 static void resume(unsigned thread) {
-    Fiber& fiber = state.fibers[thread];
-    state.current = thread;
+    Fiber& fiber = state->fibers[thread];
+    state->current = thread;
     threadIdx = {thread, 0, 0};
-    if (_setjmp(state.scheduler) != 0) return;
+    if (_setjmp(state->scheduler) != 0) return;
     if (fiber.started) _longjmp(fiber.where, 1);
     fiber.started = true;
     getcontext(&fiber.start);
@@ -144,10 +159,10 @@ static void resume(unsigned thread) {
 static bool release(unsigned threads) {
     bool released = false;
     const auto all_at = [](unsigned first, unsigned end, Turn turn) {
-        return std::all_of(&state.fibers[first], &state.fibers[end - 1] + 1, [&](const Fiber& fiber) { return fiber.turn == turn; });
+        return std::all_of(&state->fibers[first], &state->fibers[end - 1] + 1, [&](const Fiber& fiber) { return fiber.turn == turn; });
     };
     const auto make_ready = [&](unsigned first, unsigned end) {
-        for (unsigned thread = first; thread < end; thread++) state.fibers[thread].turn = Turn::READY;
+        for (unsigned thread = first; thread < end; thread++) state->fibers[thread].turn = Turn::READY;
         released = true;
     };
     for (unsigned first = 0; first < threads; first += WARP_THREADS) {
@@ -158,28 +173,28 @@ static bool release(unsigned threads) {
 }
 
 static void run_block() {
-    const unsigned threads = state.launch->block;
-    memset(state.shared, 0xff, state.launch->shared_bytes);
+    const unsigned threads = state->launch->block;
+    memset(state->shared, 0xff, state->launch->shared_bytes);
     for (unsigned thread = 0; thread < threads; thread++) {
-        state.fibers[thread].turn = Turn::READY;
-        state.fibers[thread].exchanges = 0;
+        state->fibers[thread].turn = Turn::READY;
+        state->fibers[thread].exchanges = 0;
     }
     const auto is_done = [](const Fiber& fiber) { return fiber.turn == Turn::DONE; };
     do {
         for (unsigned index = 0; index < threads; index++) {
-            const unsigned thread = state.launch->backwards ? threads - 1 - index : index;
-            if (state.fibers[thread].turn == Turn::READY) resume(thread);
-            if (state.error[0]) return;
+            const unsigned thread = state->launch->backwards ? threads - 1 - index : index;
+            if (state->fibers[thread].turn == Turn::READY) resume(thread);
+            if (state->error[0]) return;
         }
-        if (std::all_of(state.fibers.begin(), state.fibers.begin() + threads, is_done)) return;
+        if (std::all_of(state->fibers.begin(), state->fibers.begin() + threads, is_done)) return;
     } while (release(threads));
     report("a barrier that not all threads reach");
 }
 
 static void run_blocks() {
     const uint64_t blocks = (uint64_t)gridDim.x * gridDim.y * gridDim.z;
-    for (uint64_t index = 0; index < blocks && !state.error[0]; index++) {
-        const uint64_t block = state.launch->backwards ? blocks - 1 - index : index;
+    for (uint64_t index = 0; index < blocks && !state->error[0]; index++) {
+        const uint64_t block = state->launch->backwards ? blocks - 1 - index : index;
         blockIdx = {(unsigned)(block % gridDim.x), (unsigned)(block / gridDim.x % gridDim.y), (unsigned)(block / gridDim.x / gridDim.y)};
         run_block();
     }
@@ -203,23 +218,32 @@ static const char* run(void (*kernel)(Parameters...), const Launch* launch, void
         void (*kernel)(Parameters...);
         void** arguments;
     } call = {kernel, arguments};
-    state.kernel = [](void* pointer) {
+    static thread_local std::unique_ptr<State> of_thread;
+    if (!of_thread) of_thread.reset(new State());
+    state = of_thread.get();
+    state->kernel = [](void* pointer) {
         const Call* call = static_cast<const Call*>(pointer);
         call->kernel(*static_cast<Parameters*>(call->arguments[Indices])...);
     };
-    state.arguments = &call;
-    state.launch = launch;
-    state.error[0] = 0;
-    if (state.fibers.empty()) {
-        state.fibers.resize(BLOCK_THREADS);
-        for (Fiber& fiber : state.fibers) fiber.stack.reset(new unsigned char[STACK_BYTES]);
+    state->arguments = &call;
+    state->launch = launch;
+    state->error[0] = 0;
+    if (state->fibers.empty()) {
+        state->fibers.resize(BLOCK_THREADS);
+        for (Fiber& fiber : state->fibers) fiber.stack.reset(new unsigned char[STACK_BYTES]);
     }
-    std::vector<float4> shared(launch->shared_bytes / sizeof(float4) + 1);
-    state.shared = &shared[0].x;
+    const size_t shared_floats = launch->shared_bytes / sizeof(float);
+    std::vector<float4> shared((shared_floats + SHARED_GUARD) / 4 + 1);
+    memset(shared.data(), 0xff, shared.size() * sizeof(float4));
+    state->shared = &shared[0].x;
     gridDim = {launch->grid[0], launch->grid[1], launch->grid[2]};
     blockDim = {launch->block, 1, 1};
     run_blocks();
-    return state.error[0] ? state.error : nullptr;
+    const auto is_written = [](float value) { return __float_as_uint(value) != 0xffffffffu; };
+    if (std::any_of(state->shared + shared_floats, state->shared + shared_floats + SHARED_GUARD, is_written)) {
+        report("a write behind the shared memory");
+    }
+    return state->error[0] ? state->error : nullptr;
 }
 
 template <typename... Parameters>
@@ -228,11 +252,11 @@ static const char* run(void (*kernel)(Parameters...), const Launch* launch, void
 }
 
 static float exchange(float value, unsigned lane) {
-    Fiber& fiber = state.fibers[state.current];
-    const unsigned place = fiber.exchanges++ % 2, first = state.current / WARP_THREADS * WARP_THREADS;
+    Fiber& fiber = state->fibers[state->current];
+    const unsigned place = fiber.exchanges++ % 2, first = state->current / WARP_THREADS * WARP_THREADS;
     fiber.lane_value[place] = value;
     give_turn_away(Turn::AT_WARP_BARRIER);
-    return state.fibers[first + lane].lane_value[place];
+    return state->fibers[first + lane].lane_value[place];
 }
 
 }  // namespace emulator
@@ -242,18 +266,6 @@ static inline void __syncthreads() { emulator::give_turn_away(emulator::Turn::AT
 static inline float __shfl_xor_sync(unsigned lanes, float value, int distance) {
     if (lanes != 0xffffffffu) emulator::fail("an exchange of a part of a warp");
     return emulator::exchange(value, (threadIdx.x % emulator::WARP_THREADS) ^ distance);
-}
-
-static inline float __uint_as_float(unsigned bits) {
-    float value;
-    memcpy(&value, &bits, sizeof(value));
-    return value;
-}
-
-static inline unsigned __float_as_uint(float value) {
-    unsigned bits;
-    memcpy(&bits, &value, sizeof(bits));
-    return bits;
 }
 
 static inline int min(int one, int other) { return one < other ? one : other; }

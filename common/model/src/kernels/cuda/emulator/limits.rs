@@ -16,7 +16,7 @@ const GRID: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
 
 /// # Panics
 /// When a launch would be refused.
-pub(super) fn check(launch: &Launch) {
+pub(crate) fn check(launch: &Launch) {
     let Launch { grid, block, shared_bytes, .. } = launch;
     assert!((1..=BLOCK).contains(block) && block.is_multiple_of(WARP), "{block} threads in {launch:?}");
     assert!(*shared_bytes <= SHARED_BYTES, "{shared_bytes} bytes of shared memory in {launch:?}");

@@ -9,7 +9,7 @@
 //! wrote (they are NaN), barriers that not all threads reach, launches beyond the limits of every GPU.
 
 mod library;
-mod limits;
+pub(super) mod limits;
 mod memory;
 pub(super) mod product;
 #[cfg(test)]

@@ -29,10 +29,12 @@ extern "C" void half_at_a_barrier(float* values) {
 }
 extern "C" void beyond(float* values) { store(values + threadIdx.x + 1, 1.0f); }
 extern "C" void before(float* values) { store(values + threadIdx.x, load(values + threadIdx.x - 1)); }
+extern "C" void behind_shared(float*) { SHARED(all); all[blockDim.x + threadIdx.x] = 1.0f; }
 extern "C" void askew(float* values) { store(reinterpret_cast<double*>(values + 1), 1.0); }
 "#;
 
-const KERNELS: [&str; 7] = ["sums_of_warps", "turned_round", "raced", "half_at_a_barrier", "beyond", "before", "askew"];
+const KERNELS: [&str; 8] =
+    ["sums_of_warps", "turned_round", "raced", "half_at_a_barrier", "beyond", "before", "behind_shared", "askew"];
 
 const THREADS: u32 = 64;
 
@@ -72,6 +74,7 @@ fn what_a_gpu_would_not_forgive_is_refused() {
         ("half_at_a_barrier", "a barrier that not all threads reach"),
         ("beyond", "a write outside of the launch's memory, thread 63 of block [0, 0, 0]"),
         ("before", "a read outside of the launch's memory, thread 0 of block [0, 0, 0]"),
+        ("behind_shared", "a write behind the shared memory"),
         ("askew", "an access that is not aligned"),
     ] {
         let error = run(&library, kernel, true, Order::Forwards).unwrap_err();

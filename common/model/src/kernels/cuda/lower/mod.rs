@@ -11,6 +11,8 @@ mod convolution;
 mod node;
 mod norm;
 mod pointwise;
+#[cfg(test)]
+mod tests;
 
 use super::launch::{Lowered, Memory, Place, Step};
 use super::pack::{Layout, element_bytes};
@@ -125,7 +127,8 @@ impl<'a> Lowering<'a> {
 fn input_formats(graph: &Graph, format: Format) -> Vec<Format> {
     let of_input = |input: usize| {
         let mut readers = graph.nodes().iter().filter(|node| node.reads.iter().any(|slot| slot.index() == input));
-        if readers.all(|node| matches!(node.op, Op::Sinusoids(_))) { Format::F32 } else { format }
+        let is_sinusoids = |node: &Node| matches!(node.op, Op::Sinusoids(_));
+        if readers.next().is_some_and(is_sinusoids) && readers.all(is_sinusoids) { Format::F32 } else { format }
     };
     (0..graph.inputs().len()).map(of_input).collect()
 }
