@@ -1,8 +1,9 @@
 // CUDA as C++, for the kernels' sources: a launch's blocks one after the other, a block's threads as fibers that take turns.
 //
-// A barrier gives the turn away until all threads that it is for have come, so what lies between two barriers happens in the order of the
-// threads, or in the opposite one. It refuses what a GPU would not forgive: accesses outside of the launch's memory or not aligned, writes
-// to what is read only, writes behind the shared memory, barriers that not all threads reach. Shared memory is NaN before each block.
+// A barrier gives the turn away until all threads that it is for have come. A warp goes as far as it can without the others, so that what
+// lies between two barriers of the block happens in the order of the warps and threads, or in the opposite one. It refuses what a GPU would
+// not forgive: accesses outside of the launch's memory or not aligned, writes to what is read only or behind the shared memory, barriers
+// that not all threads reach. Shared memory is NaN before each block.
 
 #include <setjmp.h>
 #include <stdint.h>
@@ -155,40 +156,42 @@ static void resume(unsigned thread) {
     setcontext(&fiber.start);
 }
 
-// Lets those go on whose barrier is complete; false if there is none.
-static bool release(unsigned threads) {
-    bool released = false;
-    const auto all_at = [](unsigned first, unsigned end, Turn turn) {
-        return std::all_of(&state->fibers[first], &state->fibers[end - 1] + 1, [&](const Fiber& fiber) { return fiber.turn == turn; });
-    };
-    const auto make_ready = [&](unsigned first, unsigned end) {
-        for (unsigned thread = first; thread < end; thread++) state->fibers[thread].turn = Turn::READY;
-        released = true;
-    };
-    for (unsigned first = 0; first < threads; first += WARP_THREADS) {
-        if (all_at(first, first + WARP_THREADS, Turn::AT_WARP_BARRIER)) make_ready(first, first + WARP_THREADS);
-    }
-    if (!released && all_at(0, threads, Turn::AT_BLOCK_BARRIER)) make_ready(0, threads);
-    return released;
+// Whether all threads from `first` to before `end` wait for the same, or are done.
+static bool all_at(unsigned first, unsigned end, Turn turn) {
+    const auto is_there = [turn](const Fiber& fiber) { return fiber.turn == turn; };
+    return std::all_of(state->fibers.begin() + first, state->fibers.begin() + end, is_there);
+}
+
+static void make_ready(unsigned first, unsigned end) {
+    for (unsigned thread = first; thread < end; thread++) state->fibers[thread].turn = Turn::READY;
+}
+
+// A warp as far as it goes without the others.
+static void run_warp(unsigned first) {
+    const unsigned end = first + WARP_THREADS;
+    do {
+        for (unsigned index = 0; index < WARP_THREADS && !state->error[0]; index++) {
+            const unsigned thread = state->launch->backwards ? end - 1 - index : first + index;
+            if (state->fibers[thread].turn == Turn::READY) resume(thread);
+        }
+        if (state->error[0] || !all_at(first, end, Turn::AT_WARP_BARRIER)) return;
+        make_ready(first, end);
+    } while (true);
 }
 
 static void run_block() {
     const unsigned threads = state->launch->block;
     memset(state->shared, 0xff, state->launch->shared_bytes);
-    for (unsigned thread = 0; thread < threads; thread++) {
-        state->fibers[thread].turn = Turn::READY;
-        state->fibers[thread].exchanges = 0;
-    }
-    const auto is_done = [](const Fiber& fiber) { return fiber.turn == Turn::DONE; };
+    make_ready(0, threads);
+    for (unsigned thread = 0; thread < threads; thread++) state->fibers[thread].exchanges = 0;
     do {
-        for (unsigned index = 0; index < threads; index++) {
-            const unsigned thread = state->launch->backwards ? threads - 1 - index : index;
-            if (state->fibers[thread].turn == Turn::READY) resume(thread);
-            if (state->error[0]) return;
+        for (unsigned first = 0; first < threads && !state->error[0]; first += WARP_THREADS) {
+            run_warp(state->launch->backwards ? threads - WARP_THREADS - first : first);
         }
-        if (std::all_of(state->fibers.begin(), state->fibers.begin() + threads, is_done)) return;
-    } while (release(threads));
-    report("a barrier that not all threads reach");
+        if (state->error[0] || all_at(0, threads, Turn::DONE)) return;
+        if (!all_at(0, threads, Turn::AT_BLOCK_BARRIER)) return report("a barrier that not all threads reach");
+        make_ready(0, threads);
+    } while (true);
 }
 
 static void run_blocks() {

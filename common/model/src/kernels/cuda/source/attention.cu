@@ -52,6 +52,24 @@ DEVICE void add_scores(const float* query, int query_stride, const float* key, i
     }
 }
 
+// Adds the values of a tile's channels, a half of them for each of two slices, as the weights say.
+//
+// `weights`: `[KEYS, QUERIES_OF_WARP]`
+template <int SLICES>
+DEVICE void add_values(const float* weights, const float* tile, int slice, float (&sums)[QUERIES_OF_WARP][SLICES]) {
+    const int lane = threadIdx.x % WARP;
+    for (int token = 0; token < KEYS; token++) {
+        const float4 weight = *reinterpret_cast<const float4*>(weights + token * QUERIES_OF_WARP);
+        const float of_queries[QUERIES_OF_WARP] = {weight.x, weight.y, weight.z, weight.w};
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const float of_value = tile[token * TILE_STRIDE + half * WARP + lane];
+#pragma unroll
+            for (int index = 0; index < QUERIES_OF_WARP; index++) sums[index][slice + half] += of_queries[index] * of_value;
+        }
+    }
+}
+
 // One head's attention. SLICES: how many channels a lane sums, 32 apart, at most.
 template <int SLICES>
 DEVICE void attend(const Tokens& query, const Tokens& key, const Tokens& value, Element* target, int target_stride,
@@ -101,18 +119,7 @@ DEVICE void attend(const Tokens& query, const Tokens& key, const Tokens& value, 
         for (int slice = 0; slice < SLICES; slice += 2) {
             if (slice * WARP >= shape.width) break;
             load_tile(value, first_key, slice * WARP, shape.width, tile);
-            for (int token = 0; token < KEYS; token++) {
-                const float4 weight = *reinterpret_cast<const float4*>(weights + token * QUERIES_OF_WARP);
-                const float of_queries[QUERIES_OF_WARP] = {weight.x, weight.y, weight.z, weight.w};
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    const float of_value = tile[token * TILE_STRIDE + half * WARP + lane];
-#pragma unroll
-                    for (int index = 0; index < QUERIES_OF_WARP; index++) {
-                        sums[index][slice + half] += of_queries[index] * of_value;
-                    }
-                }
-            }
+            add_values(weights, tile, slice, sums);
         }
     }
 
