@@ -39,6 +39,9 @@ pub(super) struct Library {
 }
 
 /// As `EMULATE` of the header makes it.
+///
+/// # Safety
+/// The launch and the texts are alive, ranges name memory that nobody else uses, and there is a value for each letter of the kinds.
 type Emulated = unsafe extern "C" fn(*const RawLaunch, *const *const u64, *const c_char) -> *const c_char;
 
 /// `Range` of the header: memory that a launch may access.
