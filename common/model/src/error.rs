@@ -4,6 +4,7 @@ use asyncdiff_plan::{LayerId, ProgramError};
 use thiserror::Error;
 
 use crate::checkpoint::WeightsError;
+use crate::kernels::CudaError;
 
 /// Why a model could not be built or computed.
 #[derive(Debug, Error)]
@@ -11,6 +12,9 @@ pub enum ModelError {
     /// The checkpoint's configuration asks for something that is not supported, or is no configuration. The operator's fault.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A GPU cannot be used, or failed.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
     /// An evaluation was started without a condition that the denoiser reads.
     #[error("the denoiser reads the condition {name}, and none was given")]
     MissingCondition {

@@ -26,6 +26,8 @@ impl Kernels {
                 (parameter_bytes, (4 * rows * elements) as u64)
             }
             Backend::Cpu(cpu, format) => cpu::memory_of(graph, (cpu.isa(), *format), rows),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(_, format) => super::cuda::memory_of(graph, *format, rows),
             Backend::Stub(_) => (0, 0),
         };
         GraphMemory { parameter_bytes, resident_bytes, working_bytes }

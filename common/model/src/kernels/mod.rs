@@ -5,7 +5,6 @@
 //! any. Every faster kernel is tested against the reference. All kernels give the same bits for any number of threads.
 
 mod cpu;
-#[cfg(any(test, feature = "cuda"))]
 mod cuda;
 mod floats;
 mod memory;
@@ -22,6 +21,7 @@ use bytes::Bytes;
 use candle_core::{Device, Tensor};
 
 pub use cpu::{CAP_VARIABLE, Format, Isa, Peak};
+pub use cuda::{CudaError, CudaLibrary, Gpu, Gpus};
 pub use floats::{Lent, LentMemory};
 pub use memory::GraphMemory;
 pub use prepared::{Computed, Prepared};
@@ -31,7 +31,7 @@ use cpu::to_channels_last;
 
 use crate::ModelError;
 use crate::checkpoint::Weights;
-use crate::graph::Graph;
+use crate::graph::{Extent, Graph};
 
 /// Prepares graphs for one device, and keeps the memory that they are computed in.
 #[derive(Clone, Debug)]
@@ -46,6 +46,9 @@ enum Backend {
     Candle(Device),
     /// Our kernels on the CPU, with weights in a format.
     Cpu(Arc<cpu::Cpu>, Format),
+    /// Our kernels on a GPU, with weights and activations in a format.
+    #[cfg(feature = "cuda")]
+    Cuda(Arc<cuda::Cuda>, Format),
     /// Nobody: values have their sizes and no meaning.
     Stub(Arc<cpu::Cpu>),
 }
@@ -61,6 +64,14 @@ impl Kernels {
     #[must_use]
     pub fn cpu(isa: Isa) -> Self {
         Self { backend: Backend::Cpu(Arc::new(cpu::Cpu::new(isa)), Format::F32) }
+    }
+
+    /// Our kernels on a GPU, in f32.
+    pub fn cuda(ordinal: usize) -> Result<Self, CudaError> {
+        #[cfg(feature = "cuda")]
+        return Ok(Self { backend: Backend::Cuda(Arc::new(cuda::Cuda::open(ordinal)?), Format::F32) });
+        #[cfg(not(feature = "cuda"))]
+        Gpus::find()?.usable(ordinal).and(Err(CudaError::NotBuilt))
     }
 
     /// Kernels that load no weights and compute nothing: what they write has the right size, in the process' memory, and no meaning. For
@@ -82,6 +93,8 @@ impl Kernels {
         match &self.backend {
             Backend::Candle(_) | Backend::Stub(_) => self.clone(),
             Backend::Cpu(cpu, _) => Self { backend: Backend::Cpu(Arc::clone(cpu), format) },
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda, _) => Self { backend: Backend::Cuda(Arc::clone(cuda), format) },
         }
     }
 
@@ -91,6 +104,8 @@ impl Kernels {
         match &self.backend {
             Backend::Candle(_) | Backend::Stub(_) => Format::F32,
             Backend::Cpu(cpu, _) => cpu.isa().fastest_format(),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda, _) => cuda.fastest_format(),
         }
     }
 
@@ -100,6 +115,8 @@ impl Kernels {
         match &self.backend {
             Backend::Candle(_) | Backend::Stub(_) => None,
             Backend::Cpu(cpu, _) => Some(cpu.isa()),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(..) => None,
         }
     }
 
@@ -109,12 +126,14 @@ impl Kernels {
         Self { backend: Backend::Candle(device.clone()) }
     }
 
-    /// The device that is computed on.
+    /// The device that tensors are on which candle computes for these kernels' users, such as latents before they are decoded.
     #[must_use]
     pub fn device(&self) -> &Device {
         match &self.backend {
             Backend::Candle(device) => device,
             Backend::Cpu(..) | Backend::Stub(_) => &Device::Cpu,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(..) => &Device::Cpu,
         }
     }
 
@@ -128,17 +147,19 @@ impl Kernels {
     /// # Shapes
     /// - `elements`: row-major, of `shape`: `[rows, channels, height, width]`, `[rows, tokens, width]`, `[rows, width]` or `[rows]`
     pub fn value(&self, shape: &[usize], elements: &[f32]) -> Result<Value, ModelError> {
+        // Only images have their channels first; everything else is the same in both orders.
+        let fill = |floats: &mut [f32], extent: Extent| match shape.len() {
+            4 => to_channels_last(shape[0], extent.channels, extent.pixels(), elements, floats),
+            _ => floats.copy_from_slice(elements),
+        };
         match &self.backend {
             Backend::Candle(device) => Value::on_candle(&Tensor::from_slice(elements, shape, device)?),
-            Backend::Cpu(cpu, _) | Backend::Stub(cpu) => {
-                Value::on_host(shape, elements.len(), cpu, |floats, extent| {
-                    // Only images have their channels first; everything else is the same in both orders.
-                    match shape.len() {
-                        4 => to_channels_last(shape[0], extent.channels, extent.pixels(), elements, floats),
-                        _ => floats.copy_from_slice(elements),
-                    }
-                })
-            }
+            Backend::Cpu(cpu, _) | Backend::Stub(cpu) => Value::on_host(shape, elements.len(), cpu, fill),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda, _) => Value::on_gpu(shape, elements.len(), cuda, |floats, extent| {
+                fill(floats, extent);
+                Ok(())
+            }),
         }
     }
 
@@ -191,6 +212,8 @@ impl Kernels {
                 let value = Value::on_host(shape, count, cpu, |floats, _extent| filled = fill(floats))?;
                 filled.map(|()| value)
             }
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda, _) => Value::on_gpu(shape, count, cuda, |floats, _extent| fill(floats)),
         }
     }
 
@@ -204,13 +227,20 @@ impl Kernels {
 
     /// Waits until the device has computed what it was given; on a CPU it has.
     pub fn synchronize(&self) -> Result<(), ModelError> {
+        #[cfg(feature = "cuda")]
+        if let Backend::Cuda(cuda, _) = &self.backend {
+            return Ok(cuda.synchronize()?);
+        }
         Ok(self.device().synchronize()?)
     }
 
     /// Gives back memory that no value uses, such as after a job.
     pub fn trim(&self) {
-        if let Backend::Cpu(cpu, _) | Backend::Stub(cpu) = &self.backend {
-            cpu.trim();
+        match &self.backend {
+            Backend::Candle(_) => {}
+            Backend::Cpu(cpu, _) | Backend::Stub(cpu) => cpu.trim(),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda, _) => cuda.trim(),
         }
     }
 }

@@ -6,6 +6,8 @@ use candle_core::Tensor;
 
 use super::floats::{Floats, LentMemory};
 use super::value::{Axes, Data};
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::{Backend, Value, cpu, reference};
 use crate::ModelError;
 use crate::checkpoint::Weights;
@@ -20,6 +22,8 @@ pub struct Prepared {
 enum Steps {
     Candle(Vec<reference::Step>),
     Cpu(cpu::Steps),
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Steps),
     /// Nothing is computed; the buffers of the outputs come from here.
     Stub(Arc<cpu::Cpu>),
 }
@@ -47,6 +51,8 @@ impl Prepared {
                 Steps::Candle(graph.nodes().iter().map(load).collect::<Result<_, _>>()?)
             }
             Backend::Cpu(cpu, format) => Steps::Cpu(cpu::Steps::load((cpu, *format), &graph, weights)?),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda, format) => Steps::Cuda(cuda::Steps::load((cuda, *format), &graph, weights)?),
             Backend::Stub(cpu) => Steps::Stub(Arc::clone(cpu)),
         };
         Ok(Self { graph, steps })
@@ -110,6 +116,16 @@ impl Prepared {
                 };
                 steps.run(operands, lent.and_then(Floats::lent), hand_out, watch)
             }
+            #[cfg(feature = "cuda")]
+            Steps::Cuda(steps) => {
+                let hand_out = &mut |index: usize, rows, elements| {
+                    if let Some(place) = outputs.get_mut(index) {
+                        let extent = self.graph.extent(self.graph.outputs()[index]);
+                        *place = Some(Value::new(Axes::of(extent, like), rows, Data::Gpu(elements)));
+                    }
+                };
+                steps.run(&self.graph, operands, hand_out, watch)
+            }
             Steps::Stub(cpu) => {
                 let rows = operands.iter().map(|operand| operand.rows()).max().unwrap_or(1);
                 let mut lent = lent.and_then(Floats::lent);
@@ -133,6 +149,8 @@ impl Prepared {
         match &self.steps {
             Steps::Candle(_) => format!("{} by candle", self.graph.nodes()[node].op.kind()),
             Steps::Cpu(steps) => steps.kernel_name(node, &self.graph.nodes()[node].op),
+            #[cfg(feature = "cuda")]
+            Steps::Cuda(steps) => steps.kernel_name(self.graph.nodes()[node].op.kind()),
             Steps::Stub(_) => format!("{} left out", self.graph.nodes()[node].op.kind()),
         }
     }
@@ -143,6 +161,8 @@ impl Prepared {
         match &self.steps {
             Steps::Candle(steps) => steps.iter().map(reference::Step::resident_bytes).sum(),
             Steps::Cpu(steps) => steps.resident_bytes(),
+            #[cfg(feature = "cuda")]
+            Steps::Cuda(steps) => steps.resident_bytes(),
             Steps::Stub(_) => 0,
         }
     }

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use candle_core::{Device, Tensor};
 
 use super::cpu::{Cpu, to_channels_first};
+#[cfg(feature = "cuda")]
+use super::cuda::{Cuda, Elements};
 use super::floats::Floats;
 
 use crate::ModelError;
@@ -25,6 +27,9 @@ pub struct Value {
 pub(super) enum Data {
     /// `[rows, height, width, channels]`
     Candle(Tensor),
+    /// The same, on a GPU; there may be more rows than the value has.
+    #[cfg(feature = "cuda")]
+    Gpu(Elements),
     /// The same, in the process' memory; there may be more rows than the value has.
     Host(Arc<Floats>),
     /// The same, where a link has left it: little-endian on a machine that is, aligned to an element.
@@ -88,6 +93,19 @@ impl Value {
         let (rows, axes) = split(shape, elements)?;
         let floats = cpu.filled_buffer(elements, |floats| fill(floats, axes.extent()))?;
         Ok(Self::new(axes, rows, Data::Host(floats)))
+    }
+
+    /// On a GPU, filled by `fill`, as in [`Value::on_host`].
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_gpu<E: From<ModelError>>(
+        shape: &[usize],
+        elements: usize,
+        cuda: &Arc<Cuda>,
+        fill: impl FnOnce(&mut [f32], Extent) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let (rows, axes) = split(shape, elements)?;
+        let elements = Elements::filled(cuda, elements, |floats| fill(floats, axes.extent()))?;
+        Ok(Self::new(axes, rows, Data::Gpu(elements)))
     }
 
     /// From elements where a link has left them; `None` where they cannot be read in place.
@@ -172,6 +190,11 @@ impl Value {
                 let tensors: Vec<Tensor> = pieces.iter().map(Self::tensor).collect::<Result<_, _>>()?;
                 Data::Candle(Tensor::cat(&tensors, 0)?)
             }
+            #[cfg(feature = "cuda")]
+            Data::Gpu(_) => {
+                let pieces: Vec<Elements> = pieces.iter().map(Self::on_its_gpu).collect::<Result<_, _>>()?;
+                Data::Gpu(Elements::concatenate(&pieces)?)
+            }
             Data::Host(_) | Data::Received(_) => {
                 let mut floats = Floats::zeros(rows * first.axes.extent().elements())?;
                 let mut rest = &mut floats[..];
@@ -192,21 +215,15 @@ impl Value {
     /// # Shapes
     /// - returns: row-major, of [`Value::shape`]
     pub fn to_elements(&self) -> Result<Vec<f32>, ModelError> {
-        let copied;
-        let elements = match &self.data {
-            Data::Candle(_) => {
-                copied = self.tensor()?.flatten_all()?.to_vec1::<f32>()?;
-                &copied[..]
+        self.with_elements(|elements| {
+            if self.axes.count < 3 {
+                return elements.to_vec();
             }
-            Data::Host(_) | Data::Received(_) => self.elements()?,
-        };
-        if self.axes.count < 3 {
-            return Ok(elements.to_vec());
-        }
-        let extent = self.axes.extent();
-        let mut target = vec![0.0; elements.len()];
-        to_channels_first(self.rows(), extent.channels, extent.pixels(), elements, &mut target);
-        Ok(target)
+            let extent = self.axes.extent();
+            let mut target = vec![0.0; elements.len()];
+            to_channels_first(self.rows(), extent.channels, extent.pixels(), elements, &mut target);
+            target
+        })
     }
 
     /// The elements as they travel between workers: little-endian, channels last. On a CPU they are those of the value itself, not a copy.
@@ -219,6 +236,8 @@ impl Value {
                 let elements = self.tensor()?.flatten_all()?.to_vec1::<f32>()?;
                 Ok(elements.iter().flat_map(|element| element.to_le_bytes()).collect())
             }
+            #[cfg(feature = "cuda")]
+            Data::Gpu(_) => Ok(Bytes::from_owner(self.on_its_gpu()?.read()?)),
             Data::Host(floats) => {
                 Ok(Bytes::from_owner(Travelling { elements: Arc::clone(floats), range: self.range() }))
             }
@@ -236,6 +255,8 @@ impl Value {
     pub fn with_elements<R>(&self, read: impl FnOnce(&[f32]) -> R) -> Result<R, ModelError> {
         match &self.data {
             Data::Candle(_) => Ok(read(&self.tensor()?.flatten_all()?.to_vec1::<f32>()?)),
+            #[cfg(feature = "cuda")]
+            Data::Gpu(_) => Ok(read(&self.on_its_gpu()?.read()?)),
             Data::Host(_) | Data::Received(_) => Ok(read(self.elements()?)),
         }
     }
@@ -252,7 +273,9 @@ impl Value {
     /// - returns: `[rows, height, width, channels]`
     pub(super) fn elements(&self) -> Result<&[f32], ModelError> {
         match &self.data {
-            Data::Candle(_) => Err(candle_core::Error::msg("a value of another device").into()),
+            Data::Candle(_) => Err(of_another_device()),
+            #[cfg(feature = "cuda")]
+            Data::Gpu(_) => Err(of_another_device()),
             Data::Host(floats) => Ok(&floats[self.range()]),
             Data::Received(bytes) => Ok(&bytemuck::cast_slice(bytes)[self.range()]),
         }
@@ -263,7 +286,19 @@ impl Value {
     pub(super) fn tensor(&self) -> Result<Tensor, ModelError> {
         match &self.data {
             Data::Candle(tensor) => Ok(tensor.narrow(0, self.rows.start, self.rows.len())?),
-            Data::Host(_) | Data::Received(_) => Err(candle_core::Error::msg("a value of another device").into()),
+            #[cfg(feature = "cuda")]
+            Data::Gpu(_) => Err(of_another_device()),
+            Data::Host(_) | Data::Received(_) => Err(of_another_device()),
+        }
+    }
+
+    /// # Shapes
+    /// - returns: `[rows, height, width, channels]`
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_its_gpu(&self) -> Result<Elements, ModelError> {
+        match &self.data {
+            Data::Gpu(elements) => Ok(elements.slice(self.range())),
+            Data::Candle(_) | Data::Host(_) | Data::Received(_) => Err(of_another_device()),
         }
     }
 
@@ -284,6 +319,10 @@ impl AsRef<[u8]> for Travelling {
     fn as_ref(&self) -> &[u8] {
         bytemuck::cast_slice(&self.elements[self.range.clone()])
     }
+}
+
+fn of_another_device() -> ModelError {
+    candle_core::Error::msg("a value of another device").into()
 }
 
 fn split(shape: &[usize], elements: usize) -> Result<(usize, Axes), ModelError> {

@@ -8,18 +8,33 @@
 //!   Lowered: launches and products over named memory ──► executor (a GPU), or emulator (tests)
 //! ```
 //!
+//! The executor ([`executor`]) works on one GPU with one stream: everything that it hands over happens in that order, so memory is
+//! used again without waiting, and only who reads a value waits for it. It is built with the feature `cuda`; CUDA's libraries are opened at run
+//! time, so that building takes none of them.
+//!
 //! Lowering is pure: what would be launched is known, and tested, without a GPU. The emulator compiles the very sources that a GPU is
 //! given as C++ and runs the same list, so each kernel is compared with the reference on any machine.
-
-// What only the executor uses is unused until there is one.
-#![cfg_attr(not(test), allow(dead_code))]
 
 #[cfg(test)]
 #[allow(unsafe_code)]
 mod emulator;
+mod error;
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code)]
+mod executor;
+mod gpu;
+#[cfg(any(test, feature = "cuda"))]
 mod launch;
+#[cfg(any(test, feature = "cuda"))]
 mod lower;
+#[cfg(any(test, feature = "cuda"))]
 mod pack;
 #[cfg(test)]
 mod parity;
+#[cfg(any(test, feature = "cuda"))]
 mod source;
+
+pub use error::{CudaError, CudaLibrary};
+#[cfg(feature = "cuda")]
+pub(super) use executor::{Cuda, Elements, Steps, memory_of};
+pub use gpu::{Gpu, Gpus};

@@ -1,0 +1,204 @@
+//! One GPU: its context, its stream, the kernels that were compiled for it, and its memory.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig, PushKernelArg, result};
+use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+
+use super::attempt::{Attempt, compile_error};
+use crate::kernels::cuda::error::CudaError;
+use crate::kernels::cuda::gpu::{Gpu, Gpus};
+use crate::kernels::cuda::launch::{Argument, Kernel, Launch, Place};
+use super::memory::{Buffer, Memory};
+use super::products::Products;
+use crate::kernels::cuda::source;
+use super::staging::{HostElements, Staging};
+use crate::ModelError;
+use crate::kernels::Format;
+
+/// From this compute capability on GPUs multiply bf16 by units of their own.
+const BF16_FROM: (u32, u32) = (8, 0);
+
+/// A GPU that computes. All work goes through one stream, in order; only reading a value waits for it.
+#[derive(Debug)]
+pub(in crate::kernels) struct Cuda {
+    gpu: Gpu,
+    stream: Arc<CudaStream>,
+    /// Locked while a graph's work is handed over; a device computes one layer at a time, so nobody waits.
+    state: Mutex<State>,
+}
+
+/// What changes as the GPU is used.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) memory: Memory,
+    pub(super) staging: Staging,
+    pub(super) products: Products,
+    /// The kernels of each format that was asked for.
+    functions: Vec<(Format, Arc<Functions>)>,
+}
+
+/// The kernels for one type of elements.
+#[derive(Debug)]
+pub(super) struct Functions(Vec<(Kernel, CudaFunction)>);
+
+impl Cuda {
+    /// Makes the GPU ready; its kernels are compiled when a format is asked for.
+    pub(in crate::kernels) fn open(ordinal: usize) -> Result<Self, CudaError> {
+        let gpu = Gpus::find()?.usable(ordinal)?.clone();
+        let context = CudaContext::new(ordinal).failed_to("make a context")?;
+        // SAFETY: the events keep several streams in order, and there is one.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().failed_to("make a stream")?;
+        let state = State {
+            memory: Memory::new(Arc::clone(&stream)),
+            staging: Staging::default(),
+            products: Products::new(Arc::clone(&stream))?,
+            functions: Vec::new(),
+        };
+        Ok(Self { gpu, stream, state: Mutex::new(state) })
+    }
+
+    /// The format that it is fastest with.
+    pub(in crate::kernels) fn fastest_format(&self) -> Format {
+        if self.gpu.capability >= BF16_FROM { Format::Bf16 } else { Format::F32 }
+    }
+
+    /// Waits until everything is computed that was handed over.
+    pub(in crate::kernels) fn synchronize(&self) -> Result<(), CudaError> {
+        self.stream.synchronize().failed_to("compute what it was given")
+    }
+
+    /// Gives back memory that no value uses.
+    pub(in crate::kernels) fn trim(&self) {
+        let mut state = self.state();
+        state.memory.trim();
+        state.staging.trim();
+    }
+
+    /// The kernels of a format, compiled when they are first asked for: that takes seconds.
+    pub(super) fn functions(&self, format: Format) -> Result<Arc<Functions>, CudaError> {
+        let mut state = self.state();
+        if let Some((_, known)) = state.functions.iter().find(|(known, _)| *known == format) {
+            return Ok(Arc::clone(known));
+        }
+        let compiled = Arc::new(self.compile(format)?);
+        state.functions.push((format, Arc::clone(&compiled)));
+        Ok(compiled)
+    }
+
+    /// Hands a launch over.
+    pub(super) fn launch(
+        &self,
+        functions: &Functions,
+        launch: &Launch,
+        address: impl Fn(Place) -> u64,
+    ) -> Result<(), CudaError> {
+        /// An argument as the driver reads it: from where it lies.
+        enum Raw {
+            Address(u64),
+            Float(f32),
+            Int(i32),
+        }
+        let raw: Vec<Raw> = launch
+            .arguments
+            .iter()
+            .map(|argument| match *argument {
+                Argument::Float(number) => Raw::Float(number),
+                Argument::Int(number) => Raw::Int(number),
+                Argument::Null => Raw::Address(0),
+                Argument::Place(place) => Raw::Address(address(place)),
+            })
+            .collect();
+        let [x, y, z] = launch.grid;
+        let (block_dim, shared_mem_bytes) = ((launch.block, 1, 1), launch.shared_bytes);
+        let mut builder = self.stream.launch_builder(functions.of(launch.kernel));
+        for argument in &raw {
+            match argument {
+                Raw::Address(address) => builder.arg(address),
+                Raw::Float(number) => builder.arg(number),
+                Raw::Int(number) => builder.arg(number),
+            };
+        }
+        // SAFETY: lowering gives each kernel the arguments that it declares, within the memory that it was told of; the emulator's tests
+        // carry out the same launches with guarded memory.
+        let launched = unsafe { builder.launch(LaunchConfig { grid_dim: (x, y, z), block_dim, shared_mem_bytes }) };
+        launched.map(drop).failed_to(&format!("start the kernel {}", launch.kernel.name()))
+    }
+
+    /// Copies bytes from one place to another.
+    pub(super) fn copy(&self, target: u64, source: u64, bytes: usize) -> Result<(), CudaError> {
+        self.bind()?;
+        // SAFETY: callers hold both buffers and name parts of them that do not overlap.
+        unsafe { result::memcpy_dtod_async(target, source, bytes, self.stream.cu_stream()) }.failed_to("copy a value")
+    }
+
+    /// Copies bytes of the host, which may be dropped when this returns.
+    pub(super) fn load(&self, bytes: &[u8]) -> Result<Buffer, ModelError> {
+        let buffer = self.state().memory.allocate(bytes.len())?;
+        self.bind()?;
+        // SAFETY: the buffer has room for them, and the stream has copied them before they can be dropped.
+        unsafe { result::memcpy_htod_async(buffer.address(), bytes, self.stream.cu_stream()) }
+            .failed_to("copy parameters from the host")?;
+        self.synchronize()?;
+        Ok(buffer)
+    }
+
+    /// A new value of `len` elements of f32 that `fill` writes.
+    pub(super) fn upload<E: From<ModelError>>(
+        &self,
+        len: usize,
+        fill: impl FnOnce(&mut [f32]) -> Result<(), E>,
+    ) -> Result<Arc<Buffer>, E> {
+        self.bind().map_err(ModelError::from)?;
+        let mut state = self.state();
+        let State { memory, staging, .. } = &mut *state;
+        let target = memory.take_value(len * size_of::<f32>())?;
+        let mut filled = Ok(());
+        let uploaded = staging.upload(&self.stream, len, &target, |elements| filled = fill(elements));
+        uploaded.map_err(ModelError::from)?;
+        filled.map(|()| target)
+    }
+
+    /// Elements of f32, when they have been computed.
+    pub(super) fn download(&self, address: u64, len: usize) -> Result<HostElements, CudaError> {
+        self.bind()?;
+        // The lock is not held while the copy is waited for.
+        let coming = self.state().staging.download(&self.stream, (address, len))?;
+        coming.wait()
+    }
+
+    /// After a panic the memory is as good as before: every run writes what it reads.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the context the calling thread's, for calls that do not do so themselves.
+    pub(super) fn bind(&self) -> Result<(), CudaError> {
+        self.stream.context().bind_to_thread().failed_to("go on with its context")
+    }
+
+    fn compile(&self, format: Format) -> Result<Functions, CudaError> {
+        let (major, minor) = self.gpu.capability;
+        let architecture = format!("compute_{major}{minor}");
+        let mut options = vec![format!("--gpu-architecture={architecture}")];
+        options.extend(source::options(format).iter().map(|&option| option.to_owned()));
+        let options = CompileOptions { options, name: Some("asyncdiff.cu".to_owned()), ..CompileOptions::default() };
+        let compiled = compile_ptx_with_opts(source::SOURCE, options);
+        let ptx = compiled.map_err(|error| compile_error(&architecture, &error))?;
+        let module = self.stream.context().load_module(ptx);
+        let module = module.failed_to("load its kernels (is the CUDA toolkit newer than the driver?)")?;
+        let load = |&kernel: &Kernel| {
+            let function = module.load_function(kernel.name());
+            Ok((kernel, function.failed_to(&format!("find the kernel {}", kernel.name()))?))
+        };
+        Ok(Functions(Kernel::ALL.iter().map(load).collect::<Result<_, CudaError>>()?))
+    }
+}
+
+impl Functions {
+    fn of(&self, kernel: Kernel) -> &CudaFunction {
+        let found = self.0.iter().find(|(known, _)| *known == kernel);
+        &found.expect("every kernel of `Kernel::ALL` was loaded, and they are all that there are").1
+    }
+}

@@ -1,0 +1,135 @@
+//! The elements of a value on a GPU.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::device::Cuda;
+use crate::kernels::cuda::launch::{Argument, Kernel, Launch, Memory, Place};
+use super::memory::Buffer;
+use crate::kernels::cuda::pack::element_bytes;
+use super::staging::HostElements;
+use crate::ModelError;
+use crate::kernels::Format;
+
+/// Threads of a block of the kernels that convert, one for each element.
+const CONVERT_BLOCK: u32 = 256;
+
+/// Elements that one launch converts: kernels count them in 31 bits.
+const CONVERT_MAX: usize = 1 << 30;
+
+/// Elements in a buffer that values share. Taking some of them and cloning copy nothing.
+#[derive(Clone, Debug)]
+pub(in crate::kernels) struct Elements {
+    cuda: Arc<Cuda>,
+    buffer: Arc<Buffer>,
+    format: Format,
+    range: Range<usize>,
+}
+
+impl Elements {
+    /// The first of a buffer's.
+    pub(super) fn new(cuda: Arc<Cuda>, buffer: Arc<Buffer>, (format, len): (Format, usize)) -> Self {
+        assert!(len * element_bytes(format) <= buffer.bytes(), "{len} elements in {} bytes", buffer.bytes());
+        Self { cuda, buffer, format, range: 0..len }
+    }
+
+    /// New ones in f32, written by `fill`.
+    pub(in crate::kernels) fn filled<E: From<ModelError>>(
+        cuda: &Arc<Cuda>,
+        len: usize,
+        fill: impl FnOnce(&mut [f32]) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let buffer = cuda.upload(len, fill)?;
+        Ok(Self::new(Arc::clone(cuda), buffer, (Format::F32, len)))
+    }
+
+    /// Some of them.
+    pub(in crate::kernels) fn slice(&self, range: Range<usize>) -> Self {
+        let range = self.range.start + range.start..self.range.start + range.end;
+        assert!(range.end <= self.range.end, "{range:?} of {:?}", self.range);
+        Self { range, ..self.clone() }
+    }
+
+    /// Where they begin, for kernels.
+    pub(super) fn address(&self) -> u64 {
+        self.buffer.address() + (self.range.start * element_bytes(self.format)) as u64
+    }
+
+    /// One behind the other. Those of a value that came in pieces may be of two formats: some from here in bf16, some from elsewhere in f32.
+    pub(in crate::kernels) fn concatenate(pieces: &[Self]) -> Result<Self, ModelError> {
+        let Some(first) = pieces.first() else { return Err(candle_core::Error::msg("no pieces to join").into()) };
+        let is_bf16 = pieces.iter().all(|piece| piece.format == Format::Bf16);
+        let format = if is_bf16 { Format::Bf16 } else { Format::F32 };
+        let len = pieces.iter().map(|piece| piece.range.len()).sum();
+        let target = first.cuda.state().memory.take_value(len * element_bytes(format))?;
+        let mut address = target.address();
+        for piece in pieces {
+            let piece = piece.to_format(format)?;
+            let bytes = piece.range.len() * element_bytes(format);
+            first.cuda.copy(address, piece.address(), bytes)?;
+            address += bytes as u64;
+        }
+        Ok(Self::new(Arc::clone(&first.cuda), target, (format, len)))
+    }
+
+    /// The same in another format, computed on the GPU.
+    pub(super) fn to_format(&self, format: Format) -> Result<Self, ModelError> {
+        if self.format == format {
+            return Ok(self.clone());
+        }
+        let len = self.range.len();
+        let target = self.cuda.state().memory.take_value(len * element_bytes(format))?;
+        // The kernels of bf16 convert between it and f32.
+        let functions = self.cuda.functions(Format::Bf16)?;
+        let address = |place: Place| match place.memory {
+            Memory::Output(_) => target.address() + place.offset as u64,
+            _ => self.address() + place.offset as u64,
+        };
+        for launch in conversion((self.format, format), len) {
+            self.cuda.launch(&functions, &launch, address)?;
+        }
+        Ok(Self::new(Arc::clone(&self.cuda), target, (format, len)))
+    }
+
+    /// As f32 on the host, when they have been computed.
+    pub(in crate::kernels) fn read(&self) -> Result<HostElements, ModelError> {
+        let floats = self.to_format(Format::F32)?;
+        Ok(self.cuda.download(floats.address(), floats.range.len())?)
+    }
+}
+
+/// From the first input to the first output, in another format.
+fn conversion((from, to): (Format, Format), len: usize) -> Vec<Launch> {
+    let kernel = if to == Format::F32 { Kernel::ToFloats } else { Kernel::FromFloats };
+    let launch = |begin: usize| {
+        let count = CONVERT_MAX.min(len - begin) as u32;
+        let place = |memory, format| Argument::Place(Place { memory, offset: begin * element_bytes(format) });
+        let (source, target) = (place(Memory::Input(0), from), place(Memory::Output(0), to));
+        Launch {
+            kernel,
+            grid: [count.div_ceil(CONVERT_BLOCK), 1, 1],
+            block: CONVERT_BLOCK,
+            shared_bytes: 0,
+            arguments: vec![source, target, Argument::Int(count as i32)],
+        }
+    };
+    (0..len).step_by(CONVERT_MAX).map(launch).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conversion_covers_every_element_once() {
+        assert_eq!(conversion((Format::F32, Format::Bf16), 0), []);
+        let [launch] = &conversion((Format::F32, Format::Bf16), 1000)[..] else { panic!("several launches") };
+        assert_eq!((launch.kernel, launch.grid), (Kernel::FromFloats, [4, 1, 1]));
+        assert_eq!(launch.arguments[2], Argument::Int(1000));
+        let [first, second] = &conversion((Format::Bf16, Format::F32), CONVERT_MAX + 7)[..] else { panic!("not two") };
+        assert_eq!((first.kernel, &first.arguments[2]), (Kernel::ToFloats, &Argument::Int(CONVERT_MAX as i32)));
+        let place = |memory, offset| Argument::Place(Place { memory, offset });
+        assert_eq!(second.arguments[..2], [place(Memory::Input(0), 2 << 30), place(Memory::Output(0), 4 << 30)]);
+        assert_eq!(second.arguments[2], Argument::Int(7));
+    }
+}

@@ -1,0 +1,19 @@
+//! What a graph takes of a GPU's memory, from the graph alone.
+
+use crate::kernels::cuda::launch::Lowered;
+use crate::kernels::cuda::lower::lower;
+use crate::kernels::cuda::pack::Layout;
+use crate::graph::Graph;
+use crate::kernels::Format;
+
+/// Bytes of a graph's parameters as they are held, and of registers, scratch and operands in another format while it runs.
+pub(in crate::kernels) fn memory_of(graph: &Graph, format: Format, rows: usize) -> (u64, u64) {
+    let layout = Layout::new(graph, format);
+    let Lowered { registers, scratch_bytes, .. } = lower(graph, &layout, format, &vec![rows; graph.inputs().len()]);
+    let converted = match format {
+        // Some operands were converted for another graph, or made in it; all may come from the host.
+        Format::Bf16 => rows * graph.inputs().iter().map(|input| 2 * input.elements()).sum::<usize>(),
+        Format::F32 => 0,
+    };
+    (layout.bytes() as u64, (registers.iter().sum::<usize>() + scratch_bytes + converted) as u64)
+}

@@ -1,0 +1,49 @@
+//! Which of the libraries there are. Whatever calls into one asks here first: the bindings panic where a library is missing.
+
+use crate::kernels::cuda::error::{CudaError, CudaLibrary};
+
+/// Every library that computing takes, the driver first: without it the others are of no use.
+const NEEDED: [CudaLibrary; 3] = [CudaLibrary::Driver, CudaLibrary::Nvrtc, CudaLibrary::CublasLt];
+
+/// Those that cannot be opened.
+pub(super) fn missing() -> Vec<CudaLibrary> {
+    NEEDED.into_iter().filter(|&library| !is_present(library)).collect()
+}
+
+/// Nothing, if all can be opened.
+pub(super) fn check_all() -> Result<(), CudaError> {
+    missing().first().map_or(Ok(()), |&library| Err(CudaError::MissingLibrary(library)))
+}
+
+/// Nothing, if the library can be opened.
+pub(super) fn check(library: CudaLibrary) -> Result<(), CudaError> {
+    if is_present(library) { Ok(()) } else { Err(CudaError::MissingLibrary(library)) }
+}
+
+fn is_present(library: CudaLibrary) -> bool {
+    // SAFETY: opens the library, which runs its initialisers. They are NVIDIA's and made to be opened in any process.
+    unsafe {
+        match library {
+            CudaLibrary::CublasLt => cudarc::cublaslt::sys::is_culib_present(),
+            CudaLibrary::Driver => cudarc::driver::sys::is_culib_present(),
+            CudaLibrary::Nvrtc => cudarc::nvrtc::sys::is_culib_present(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_fails_for_exactly_what_is_missing() {
+        let missing = missing();
+        for library in NEEDED {
+            assert_eq!(check(library).is_err(), missing.contains(&library), "{}", library.name());
+        }
+        assert_eq!(check_all().is_ok(), missing.is_empty());
+        if let Err(error) = check_all() {
+            assert_eq!(error, CudaError::MissingLibrary(missing[0]));
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A graph on a GPU: its parameters, resident, and what carries it out for the rows that it is given.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::device::{Cuda, Functions, State};
+use super::elements::Elements;
+use crate::kernels::cuda::launch::{Lowered, Memory as Named, Place, Step};
+use crate::kernels::cuda::lower::lower;
+use super::memory::Buffer;
+use crate::kernels::cuda::pack::{Layout, pack};
+use crate::ModelError;
+use crate::checkpoint::Weights;
+use crate::graph::Graph;
+use crate::kernels::{Computed, Format, Value};
+
+/// Row counts that a graph is kept lowered for: a layer is run for the lanes of a batch, which are two or three.
+const LOWERED_MAX: usize = 8;
+
+/// A graph, ready to run on a GPU.
+pub(in crate::kernels) struct Steps {
+    cuda: Arc<Cuda>,
+    format: Format,
+    functions: Arc<Functions>,
+    layout: Layout,
+    parameters: Buffer,
+    /// By rows of each operand, the newest last.
+    lowered: Mutex<Vec<(Vec<usize>, Arc<Lowered>)>>,
+}
+
+/// Memory that a run's steps name, as addresses.
+struct Addresses<'a> {
+    inputs: Vec<u64>,
+    outputs: Vec<u64>,
+    registers: &'a [Option<Buffer>],
+    scratch: Option<&'a Buffer>,
+    parameters: u64,
+}
+
+impl Steps {
+    pub(in crate::kernels) fn load(
+        (cuda, format): (&Arc<Cuda>, Format),
+        graph: &Graph,
+        weights: &dyn Weights,
+    ) -> Result<Self, ModelError> {
+        let functions = cuda.functions(format)?;
+        let layout = Layout::new(graph, format);
+        let parameters = cuda.load(&pack(graph, &layout, weights)?)?;
+        Ok(Self { cuda: Arc::clone(cuda), format, functions, layout, parameters, lowered: Mutex::default() })
+    }
+
+    /// Hands all steps over, without waiting for them, and hands out each output with its place and rows; `watch` is told of each node
+    /// once its steps are handed over.
+    ///
+    /// # Shapes
+    /// - `operands`: shapes checked
+    pub(in crate::kernels) fn run(
+        &self,
+        graph: &Graph,
+        operands: &[&Value],
+        hand_out: &mut dyn FnMut(usize, usize, Elements),
+        watch: &mut dyn FnMut(Computed),
+    ) -> Result<(), ModelError> {
+        let lowered = self.lowered(graph, operands);
+        let operands: Vec<Elements> = operands
+            .iter()
+            .zip(&lowered.inputs)
+            .map(|(operand, &format)| operand.on_its_gpu()?.to_format(format))
+            .collect::<Result<_, _>>()?;
+        self.cuda.bind()?;
+        let state = &mut *self.cuda.state();
+        state.memory.reserve(&lowered)?;
+        let take = |&bytes| state.memory.take_value(bytes);
+        let outputs: Vec<Arc<Buffer>> = lowered.outputs.iter().map(take).collect::<Result<_, _>>()?;
+        self.run_steps(&lowered, (&operands, &outputs), state, watch)?;
+        for (index, buffer) in outputs.into_iter().enumerate() {
+            let slot = graph.outputs()[index];
+            let node = slot.index() - graph.inputs().len();
+            let rows = lowered.rows[node];
+            let len = rows * graph.extent(slot).elements();
+            hand_out(index, rows, Elements::new(Arc::clone(&self.cuda), buffer, (self.format, len)));
+        }
+        Ok(())
+    }
+
+    pub(in crate::kernels) fn resident_bytes(&self) -> u64 {
+        self.parameters.bytes() as u64
+    }
+
+    pub(in crate::kernels) fn kernel_name(&self, kind: &str) -> String {
+        format!("{kind}, {}", self.format.name())
+    }
+
+    fn run_steps(
+        &self,
+        lowered: &Lowered,
+        (operands, outputs): (&[Elements], &[Arc<Buffer>]),
+        state: &mut State,
+        watch: &mut dyn FnMut(Computed),
+    ) -> Result<(), ModelError> {
+        let State { memory, products, .. } = state;
+        let addresses = Addresses {
+            inputs: operands.iter().map(Elements::address).collect(),
+            outputs: outputs.iter().map(|buffer| buffer.address()).collect(),
+            registers: &memory.registers,
+            scratch: memory.scratch.as_ref(),
+            parameters: self.parameters.address(),
+        };
+        let mut steps = lowered.steps.iter().peekable();
+        for (node, &rows) in lowered.rows.iter().enumerate() {
+            while let Some((_, step)) = steps.next_if(|(of, _)| *of == node) {
+                match step {
+                    Step::Launch(launch) => self.cuda.launch(&self.functions, launch, |place| addresses.of(place))?,
+                    Step::Product(product) => {
+                        let places = [product.left, product.right, product.target].map(|place| addresses.of(place));
+                        products.multiply([product.m, product.n, product.k], self.format, places)?;
+                    }
+                }
+            }
+            watch(Computed { node, rows });
+        }
+        Ok(())
+    }
+
+    /// For the rows of these operands: made once and kept.
+    fn lowered(&self, graph: &Graph, operands: &[&Value]) -> Arc<Lowered> {
+        let rows: Vec<usize> = operands.iter().map(|operand| operand.rows()).collect();
+        let mut known = self.lowered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, lowered)) = known.iter().find(|(known, _)| *known == rows) {
+            return Arc::clone(lowered);
+        }
+        let lowered = Arc::new(lower(graph, &self.layout, self.format, &rows));
+        if known.len() >= LOWERED_MAX {
+            known.remove(0);
+        }
+        known.push((rows, Arc::clone(&lowered)));
+        lowered
+    }
+}
+
+impl Addresses<'_> {
+    fn of(&self, place: Place) -> u64 {
+        let begin = match place.memory {
+            Named::Input(input) => self.inputs[input],
+            Named::Output(output) => self.outputs[output],
+            Named::Parameters => self.parameters,
+            Named::Register(register) => address_of(self.registers[register].as_ref()),
+            Named::Scratch => address_of(self.scratch),
+        };
+        begin + place.offset as u64
+    }
+}
+
+fn address_of(reserved: Option<&Buffer>) -> u64 {
+    reserved.expect("`reserve` has made what this graph names").address()
+}

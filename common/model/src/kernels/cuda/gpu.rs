@@ -1,0 +1,81 @@
+//! The GPUs that this process can see, found without touching them: no context, no memory.
+
+use super::error::{CudaError, CudaLibrary};
+
+/// What there is of GPUs and of what they are used by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpus {
+    /// The visible ones, in the driver's order.
+    pub visible: Vec<Gpu>,
+    /// The newest CUDA that the driver knows: major and minor.
+    pub driver_cuda: (u32, u32),
+    /// Libraries that computing takes and that cannot be opened; without any of them all visible GPUs can be used.
+    pub missing: Vec<CudaLibrary>,
+}
+
+/// A GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// Its number, from 0.
+    pub ordinal: usize,
+    /// Such as `NVIDIA RTX A5000`.
+    pub name: String,
+    /// Its compute capability: major and minor.
+    pub capability: (u32, u32),
+    /// Its memory.
+    pub total_bytes: u64,
+}
+
+impl Gpus {
+    /// Asks the driver. No GPU is not an error; no driver is one.
+    pub fn find() -> Result<Self, CudaError> {
+        #[cfg(feature = "cuda")]
+        return super::executor::find();
+        #[cfg(not(feature = "cuda"))]
+        Err(CudaError::NotBuilt)
+    }
+
+    /// The GPU of that number, if it can be used.
+    pub fn usable(&self, ordinal: usize) -> Result<&Gpu, CudaError> {
+        let unknown = || CudaError::NoSuchGpu { ordinal, visible: self.visible.len() };
+        let gpu = self.visible.get(ordinal).ok_or_else(unknown)?;
+        self.missing.first().map_or(Ok(gpu), |&library| Err(CudaError::MissingLibrary(library)))
+    }
+}
+
+impl Gpu {
+    /// Memory that nobody has taken. Makes a context on the GPU and gives it back: some hundred MiB for some tenths of a second.
+    pub fn free_bytes(&self) -> Result<u64, CudaError> {
+        #[cfg(feature = "cuda")]
+        return super::executor::free_bytes(self.ordinal);
+        #[cfg(not(feature = "cuda"))]
+        Err(CudaError::NotBuilt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpus(missing: Vec<CudaLibrary>) -> Gpus {
+        let gpu = |ordinal| Gpu { ordinal, name: "a GPU".to_owned(), capability: (8, 6), total_bytes: 24 << 30 };
+        Gpus { visible: (0..2).map(gpu).collect(), driver_cuda: (13, 0), missing }
+    }
+
+    #[test]
+    fn a_gpu_is_usable_if_it_is_there_with_all_libraries() {
+        assert_eq!(gpus(Vec::new()).usable(1).unwrap().ordinal, 1);
+        assert_eq!(gpus(Vec::new()).usable(2), Err(CudaError::NoSuchGpu { ordinal: 2, visible: 2 }));
+        let missing = gpus(vec![CudaLibrary::Nvrtc]);
+        assert_eq!(missing.usable(0), Err(CudaError::MissingLibrary(CudaLibrary::Nvrtc)));
+    }
+
+    #[test]
+    fn looking_for_gpus_finds_them_or_says_what_is_missing() {
+        match Gpus::find() {
+            Ok(gpus) => assert!(gpus.driver_cuda >= (11, 0), "{gpus:?}"),
+            Err(CudaError::NotBuilt) => assert!(!cfg!(feature = "cuda")),
+            Err(error) => assert!(matches!(error, CudaError::MissingLibrary(_) | CudaError::Call { .. }), "{error}"),
+        }
+    }
+}
