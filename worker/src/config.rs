@@ -53,6 +53,8 @@ pub struct Cpu(pub usize);
 /// What computes layers.
 #[derive(Clone, Debug, Default)]
 pub enum DeviceKind {
+    /// A GPU of NVIDIA's, by its number, driven by an operating system thread of its own. `memory_bytes` is then of the GPU.
+    Cuda(usize),
     /// Computes nothing, without weights, on a thread of its own, and takes as long for a layer as is said: tensors have their sizes and no
     /// meaning. For benchmarks of everything around the computing.
     Paced(LayerTime),
@@ -85,7 +87,7 @@ impl DeviceKind {
     pub(crate) fn processor_time(&self) -> fn() -> Duration {
         match self {
             Self::Simulated(_) => || Duration::ZERO,
-            Self::Paced(_) | Self::Thread => asyncdiff_common::system::processor_time,
+            Self::Cuda(_) | Self::Paced(_) | Self::Thread => asyncdiff_common::system::processor_time,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Why a worker ends, and with which exit code.
 
 use asyncdiff_common::exit::ExitCode;
+use asyncdiff_model::kernels::CudaError;
 use thiserror::Error;
 
 /// Why a worker ended other than on request.
@@ -14,6 +15,9 @@ pub enum WorkerError {
         /// What it said.
         reason: String,
     },
+    /// The GPU cannot be used.
+    #[error("cannot compute on a GPU: {0}")]
+    Gpu(#[from] CudaError),
     /// The checkpoint on this machine cannot be used.
     #[error("cannot use the local checkpoint {model}: {reason}")]
     LocalCheckpoint {
@@ -46,7 +50,8 @@ impl WorkerError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Bug { .. } => ExitCode::Bug,
-            Self::LocalCheckpoint { .. } | Self::Superseded => ExitCode::Operator,
+            Self::Gpu(CudaError::Call { .. } | CudaError::Compile { .. }) => ExitCode::Hardware,
+            Self::Gpu(_) | Self::LocalCheckpoint { .. } | Self::Superseded => ExitCode::Operator,
             Self::Refused { .. } => ExitCode::Peer,
             Self::Thread { .. } => ExitCode::Hardware,
         }

@@ -12,7 +12,7 @@ pub(crate) fn model_failure(error: ModelError) -> WorkerFailure {
         ModelError::ShapeMismatch { ref layer, .. } | ModelError::OperandCount { ref layer, .. } => {
             WorkerFailure::LayerFailed { layer: layer.clone(), reason: text(&error) }
         }
-        ModelError::NoMemory { .. } | ModelError::Tensor(_) => {
+        ModelError::Cuda(_) | ModelError::NoMemory { .. } | ModelError::Tensor(_) => {
             WorkerFailure::LayerFailed { layer: "(none)".to_owned(), reason: text(&error) }
         }
         ModelError::Config(_)

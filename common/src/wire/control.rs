@@ -151,8 +151,10 @@ pub struct Hello {
 /// A device of a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceInfo {
-    /// Such as `cpu`.
+    /// `cpu` or `cuda`.
     pub kind: String,
+    /// Such as `NVIDIA RTX A5000`; empty for a CPU.
+    pub name: String,
     /// Threads that compute.
     pub threads: u32,
     /// Memory that the worker may use, in bytes.

@@ -10,6 +10,7 @@
 //! - 5: components may be loaded ahead of the assignment that uses them; a worker that is to leave says so, and is told when no job
 //!   needs it any more.
 //! - 6: workers have parameters of each other: they say what they hold, and are told whom to ask.
+//! - 7: devices have names.
 
 mod control;
 mod failure;
@@ -27,7 +28,7 @@ pub use tensor::{ComputeType, DType, MAX_AXES, TENSOR_LIMIT_BYTES, TensorHeader,
 pub use weights::{FailedPeer, HELD_WEIGHTS_LIMIT, PeerFault, WEIGHTS_IN_FLIGHT, WantedWeight, WeightEntry};
 
 /// The wire's version: raised whenever a message, a header or a handshake changes its bytes.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 
 #[cfg(test)]
 mod tests {
@@ -36,8 +37,8 @@ mod tests {
 
     /// Whoever changes these raises [`VERSION`].
     #[test]
-    fn probes_and_messages_about_parameters_have_the_bytes_of_version_six() {
-        assert_eq!(VERSION, 6);
+    fn probes_and_messages_about_parameters_have_the_bytes_of_version_seven() {
+        assert_eq!(VERSION, 7);
         let reason = "r".to_owned();
         assert_eq!(codec::encode(&ToCoordinator::WantsToLeave { reason: reason.clone() }).unwrap(), [6, 1, b'r']);
         assert_eq!(codec::encode(&ToWorker::MayLeave { reason }).unwrap(), [4, 1, b'r']);

@@ -195,9 +195,10 @@ fn worker_view(worker: &WorkerRecord) -> WorkerView {
         WorkerState::Ready => "ready",
         WorkerState::Working => "working",
     };
-    let device = |device: &asyncdiff_common::wire::DeviceInfo| match device.threads {
-        1 => format!("{}, 1 thread", device.kind),
-        threads => format!("{}, {threads} threads", device.kind),
+    let device = |device: &asyncdiff_common::wire::DeviceInfo| match (&*device.name, device.threads) {
+        ("", 1) => format!("{}, 1 thread", device.kind),
+        ("", threads) => format!("{}, {threads} threads", device.kind),
+        (name, _) => format!("{}, {name}", device.kind),
     };
     WorkerView {
         name: worker.name.clone(),

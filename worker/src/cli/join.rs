@@ -13,9 +13,10 @@ use asyncdiff_transport::network::{BoxFuture, DialError, Incoming, Network};
 use asyncdiff_transport::quic::{LinkTiming, QuicConfig, QuicNode};
 use tokio::sync::watch;
 
+use super::device::ChosenDevice;
 use super::options::ListenAddress;
 use super::{CliError, JoinOptions, Lifetime, home, membership};
-use crate::{DeviceKind, LayerTime, Membership, WorkerConfig};
+use crate::{Membership, WorkerConfig, WorkerError};
 use asyncdiff_common::owned_task::OwnedTask;
 
 /// Joins and works until `lifetime` ends.
@@ -23,6 +24,11 @@ pub(super) async fn join(options: JoinOptions, threads: NonZeroU32, lifetime: Li
     let (drain, mut is_draining) = watch::channel(false);
     let shutdown = lifetime.shutdown(drain)?;
     tokio::pin!(shutdown);
+    // Before anybody is told that there is a worker.
+    let device = match options.simulation.paced {
+        Some(flops_per_second) => ChosenDevice::paced(flops_per_second, threads),
+        None => ChosenDevice::find(options.device, threads).map_err(WorkerError::from)?,
+    };
     let home = home::open(options.state_dir.as_deref())?;
     let joined = tokio::select! {
         joined = membership::obtain(&home, &options) => joined?,
@@ -47,16 +53,16 @@ pub(super) async fn join(options: JoinOptions, threads: NonZeroU32, lifetime: Li
         model: options.model.clone(),
         cache: options.cache(),
         weights_bytes_per_second: options.weights_rate,
-        device: match options.simulation.paced {
-            Some(flops_per_second) => DeviceKind::Paced(LayerTime::at_rate(flops_per_second)),
-            None => DeviceKind::Thread,
-        },
+        device: device.kind,
         ..WorkerConfig::new()
     };
-    config.memory_bytes = options.memory.unwrap_or(config.memory_bytes);
+    config.memory_bytes = match (options.memory, device.memory_bytes) {
+        (Some(asked), Some(there)) => asked.min(there),
+        (asked, there) => asked.or(there).unwrap_or(config.memory_bytes),
+    };
     config.membership = Some(membership);
     config.drain = Some(is_draining);
-    let announcement = announcement(&name, &joined, &config);
+    let announcement = announcement(&name, &joined, (&device.text, config.memory_bytes));
     let _announcing = OwnedTask::spawn(announce(changes, announcement));
     let coordinator = joined.coordinator.into_iter().map(endpoint).collect();
     let ended = crate::run(config, Arc::new(network), coordinator, shutdown).await;
@@ -65,11 +71,11 @@ pub(super) async fn join(options: JoinOptions, threads: NonZeroU32, lifetime: Li
 }
 
 /// One line for whoever started the worker: that it is a member, of what, with what.
-fn announcement(name: &PeerName, joined: &JoinedCluster, config: &WorkerConfig) -> String {
+fn announcement(name: &PeerName, joined: &JoinedCluster, (device, memory_bytes): (&str, u64)) -> String {
     let at: Vec<String> =
         joined.coordinator.iter().map(|address| format!("{}:{}", address.host, address.control_port)).collect();
-    let memory = format_bytes(config.memory_bytes as f64);
-    format!("{name} is a member of the cluster at {} ({} threads, {memory})", at.join(", "), config.threads)
+    let memory = format_bytes(memory_bytes as f64);
+    format!("{name} is a member of the cluster at {} ({device}, {memory})", at.join(", "))
 }
 
 async fn announce(mut changes: watch::Receiver<Membership>, line: String) {

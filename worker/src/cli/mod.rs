@@ -1,5 +1,6 @@
 //! The command line, for this crate's program and for programs that start themselves again as a worker.
 
+mod device;
 mod devices;
 mod error;
 mod home;

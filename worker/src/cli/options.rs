@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use asyncdiff_common::config::parse_bytes;
 use asyncdiff_common::telemetry::LogFormat;
+use asyncdiff_model::kernels::DeviceChoice;
 use asyncdiff_transport::WorkerName;
 use asyncdiff_transport::quic::LinkLimit;
 use clap::Args;
@@ -28,6 +29,11 @@ pub struct JoinOptions {
     /// The worker's name in the cluster. Default: the host's name with a number.
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
     pub name: Option<WorkerName>,
+
+    /// What computes: `cpu`, `cuda` for the first GPU, or `cuda:N` for another. Default: the first GPU if this program was built for GPUs and
+    /// everything is there, else the CPU; `worker devices` says what is missing.
+    #[arg(long, value_name = "DEVICE")]
+    pub(super) device: Option<DeviceChoice>,
 
     /// Threads that compute. Default: as many as there are cores.
     #[arg(long, value_name = "N")]

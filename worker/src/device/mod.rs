@@ -114,11 +114,14 @@ pub(crate) enum Driver {
 /// Starts the device that the configuration asks for.
 pub(crate) fn start(config: &WorkerConfig) -> Result<(DeviceHandle, Driver), WorkerError> {
     let kernels = match &config.device {
+        DeviceKind::Cuda(ordinal) => Kernels::cuda(*ordinal)?,
         DeviceKind::Paced(_) => Kernels::stub(),
         DeviceKind::Simulated(_) | DeviceKind::Thread => Kernels::for_device(&Device::Cpu),
     };
+    let (kind, name) = kernels.gpu().map_or(("cpu", String::new()), |gpu| ("cuda", gpu.name.clone()));
     let info = DeviceInfo {
-        kind: "cpu".to_owned(),
+        kind: kind.to_owned(),
+        name,
         threads: config.threads,
         memory_bytes: config.memory_bytes,
         fastest: compute_type(kernels.fastest_format()),
@@ -126,12 +129,12 @@ pub(crate) fn start(config: &WorkerConfig) -> Result<(DeviceHandle, Driver), Wor
     let (commands, queue) = mpsc::channel(QUEUED_COMMANDS);
     let layer_time = match &config.device {
         DeviceKind::Paced(time) | DeviceKind::Simulated(time) => Some(time.clone()),
-        DeviceKind::Thread => None,
+        DeviceKind::Cuda(_) | DeviceKind::Thread => None,
     };
     let core = core::DeviceCore::new(kernels.clone(), Clock::start(), layer_time.clone());
     let driver = match &config.device {
         DeviceKind::Simulated(_) => Driver::Simulated(simulated::start(core, queue)),
-        DeviceKind::Paced(_) | DeviceKind::Thread => {
+        DeviceKind::Cuda(_) | DeviceKind::Paced(_) | DeviceKind::Thread => {
             Driver::Thread(thread::start(core, queue, config).map_err(|reason| WorkerError::Thread { reason })?)
         }
     };

@@ -4,6 +4,7 @@
 //! [`Kernels::reference`] is candle's own operations on any device; [`Kernels::for_device`] takes faster ones where there are
 //! any. Every faster kernel is tested against the reference. All kernels give the same bits for any number of threads.
 
+mod choice;
 mod cpu;
 mod cuda;
 mod floats;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use candle_core::{Device, Tensor};
 
+pub use choice::DeviceChoice;
 pub use cpu::{CAP_VARIABLE, Format, Isa, Peak};
 pub use cuda::{CudaError, CudaLibrary, Gpu, Gpus};
 pub use floats::{Lent, LentMemory};
@@ -58,6 +60,14 @@ impl Kernels {
     #[must_use]
     pub fn for_device(device: &Device) -> Self {
         if device.is_cpu() { Self::cpu(Isa::best()) } else { Self::reference(device) }
+    }
+
+    /// The best kernels for a device of this machine.
+    pub fn for_choice(choice: DeviceChoice) -> Result<Self, CudaError> {
+        match choice {
+            DeviceChoice::Cpu => Ok(Self::for_device(&Device::Cpu)),
+            DeviceChoice::Cuda(ordinal) => Self::cuda(ordinal),
+        }
     }
 
     /// Our kernels on the CPU, for an instruction set that it has, in f32.
@@ -117,6 +127,16 @@ impl Kernels {
             Backend::Cpu(cpu, _) => Some(cpu.isa()),
             #[cfg(feature = "cuda")]
             Backend::Cuda(..) => None,
+        }
+    }
+
+    /// The GPU that is computed on; `None` where none is.
+    #[must_use]
+    pub fn gpu(&self) -> Option<&Gpu> {
+        match &self.backend {
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda, _) => Some(cuda.gpu()),
+            Backend::Candle(_) | Backend::Cpu(..) | Backend::Stub(_) => None,
         }
     }
 

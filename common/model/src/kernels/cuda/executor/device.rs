@@ -59,6 +59,11 @@ impl Cuda {
         Ok(Self { gpu, stream, state: Mutex::new(state) })
     }
 
+    /// Which GPU it is.
+    pub(in crate::kernels) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
     /// The format that it is fastest with.
     pub(in crate::kernels) fn fastest_format(&self) -> Format {
         if self.gpu.capability >= BF16_FROM { Format::Bf16 } else { Format::F32 }

@@ -10,11 +10,6 @@ pub(super) fn missing() -> Vec<CudaLibrary> {
     NEEDED.into_iter().filter(|&library| !is_present(library)).collect()
 }
 
-/// Nothing, if all can be opened.
-pub(super) fn check_all() -> Result<(), CudaError> {
-    missing().first().map_or(Ok(()), |&library| Err(CudaError::MissingLibrary(library)))
-}
-
 /// Nothing, if the library can be opened.
 pub(super) fn check(library: CudaLibrary) -> Result<(), CudaError> {
     if is_present(library) { Ok(()) } else { Err(CudaError::MissingLibrary(library)) }
@@ -40,10 +35,6 @@ mod tests {
         let missing = missing();
         for library in NEEDED {
             assert_eq!(check(library).is_err(), missing.contains(&library), "{}", library.name());
-        }
-        assert_eq!(check_all().is_ok(), missing.is_empty());
-        if let Err(error) = check_all() {
-            assert_eq!(error, CudaError::MissingLibrary(missing[0]));
         }
     }
 }

@@ -8,7 +8,7 @@ use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{
     self, cublasComputeType_t as ComputeType, cublasLtMatmulAlgo_t as Algorithm,
     cublasLtMatmulDescAttributes_t as OperationAttribute, cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute,
-    cublasLtReductionScheme_t as ReductionScheme, cublasOperation_t as Transpose, cudaDataType_t as DataType,
+    cublasLtReductionScheme_t as ReductionScheme, cudaDataType_t as DataType,
 };
 use cudarc::driver::{CudaStream, DevicePtr};
 
@@ -24,6 +24,9 @@ const ALIGNMENT_MAX: u32 = 256;
 
 /// Shapes that are remembered: several times those of the largest networks. Beyond them all are asked for again.
 const PLANS_MAX: usize = 4096;
+
+/// `CUBLAS_OP_T` of cuBLAS's headers, which these bindings leave out.
+static TRANSPOSED: i32 = 1;
 
 /// Products of one GPU, on its stream.
 #[derive(Debug)]
@@ -154,11 +157,10 @@ impl Operation {
     fn new() -> Result<Self, CublasError> {
         let compute = ComputeType::CUBLAS_COMPUTE_32F;
         let this = Self(result::create_matmul_desc(compute, DataType::CUDA_R_32F)?);
-        let transpose = Transpose::CUBLAS_OP_T;
         let attribute = OperationAttribute::CUBLASLT_MATMUL_DESC_TRANSA;
         // SAFETY: the attribute is of this type, and is copied.
         unsafe {
-            result::set_matmul_desc_attribute(this.0, attribute, (&raw const transpose).cast(), size_of_val(&transpose))
+            result::set_matmul_desc_attribute(this.0, attribute, (&raw const TRANSPOSED).cast(), size_of_val(&TRANSPOSED))
         }?;
         Ok(this)
     }
