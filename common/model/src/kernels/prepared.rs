@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::floats::{Floats, LentMemory};
-use super::value::{Axes, Data};
 #[cfg(feature = "cuda")]
 use super::cuda;
+use super::floats::{Floats, LentMemory};
+use super::value::{Axes, Data};
 use super::{Backend, Value, cpu, reference};
 use crate::ModelError;
 use crate::checkpoint::Weights;

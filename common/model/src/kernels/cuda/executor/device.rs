@@ -6,15 +6,15 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig, PushKe
 use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 
 use super::attempt::{Attempt, compile_error};
-use crate::kernels::cuda::error::CudaError;
-use crate::kernels::cuda::gpu::{Gpu, Gpus};
-use crate::kernels::cuda::launch::{Argument, Kernel, Launch, Place};
 use super::memory::{Buffer, Memory};
 use super::products::Products;
-use crate::kernels::cuda::source;
 use super::staging::{HostElements, Staging};
 use crate::ModelError;
 use crate::kernels::Format;
+use crate::kernels::cuda::error::CudaError;
+use crate::kernels::cuda::gpu::{Gpu, Gpus};
+use crate::kernels::cuda::launch::{Argument, Kernel, Launch, Place};
+use crate::kernels::cuda::source;
 
 /// From this compute capability on GPUs multiply bf16 by units of their own.
 const BF16_FROM: (u32, u32) = (8, 0);

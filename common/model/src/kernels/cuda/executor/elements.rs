@@ -4,12 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::device::Cuda;
-use crate::kernels::cuda::launch::{Argument, Kernel, Launch, Memory, Place};
 use super::memory::Buffer;
-use crate::kernels::cuda::pack::element_bytes;
 use super::staging::HostElements;
 use crate::ModelError;
 use crate::kernels::Format;
+use crate::kernels::cuda::launch::{Argument, Kernel, Launch, Memory, Place};
+use crate::kernels::cuda::pack::element_bytes;
 
 /// Threads of a block of the kernels that convert, one for each element.
 const CONVERT_BLOCK: u32 = 256;

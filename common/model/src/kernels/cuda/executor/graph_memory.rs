@@ -1,10 +1,10 @@
 //! What a graph takes of a GPU's memory, from the graph alone.
 
+use crate::graph::Graph;
+use crate::kernels::Format;
 use crate::kernels::cuda::launch::Lowered;
 use crate::kernels::cuda::lower::lower;
 use crate::kernels::cuda::pack::Layout;
-use crate::graph::Graph;
-use crate::kernels::Format;
 
 /// Bytes of a graph's parameters as they are held, and of registers, scratch and operands in another format while it runs.
 pub(in crate::kernels) fn memory_of(graph: &Graph, format: Format, rows: usize) -> (u64, u64) {

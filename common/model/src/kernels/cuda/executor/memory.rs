@@ -9,8 +9,8 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
 use super::attempt::{Attempt, is_out_of_memory};
-use crate::kernels::cuda::launch::Lowered;
 use crate::ModelError;
+use crate::kernels::cuda::launch::Lowered;
 
 /// What buffers are rounded up to: an allocation of the driver's has at least this alignment, and so has each buffer's length.
 const GRAIN_BYTES: usize = 256;

@@ -13,8 +13,8 @@ use cudarc::cublaslt::sys::{
 use cudarc::driver::{CudaStream, DevicePtr};
 
 use super::attempt::Attempt;
-use crate::kernels::cuda::error::CudaError;
 use crate::kernels::Format;
+use crate::kernels::cuda::error::CudaError;
 
 /// What an algorithm may use while it runs: NVIDIA's recommendation for its largest GPUs, where less excludes the fastest.
 const WORKSPACE_BYTES: usize = 32 << 20;
@@ -135,15 +135,7 @@ impl Plan {
         let preference = Preference::new(shape.alignments)?;
         // SAFETY: all of these were made above and live until the call returns.
         let found = unsafe {
-            result::get_matmul_algo_heuristic(
-                handle,
-                operation.0,
-                right.0,
-                left.0,
-                target.0,
-                target.0,
-                preference.0,
-            )?
+            result::get_matmul_algo_heuristic(handle, operation.0, right.0, left.0, target.0, target.0, preference.0)?
         };
         Ok(Self { operation, left, right, target, algorithm: found.algo })
     }
@@ -160,7 +152,12 @@ impl Operation {
         let attribute = OperationAttribute::CUBLASLT_MATMUL_DESC_TRANSA;
         // SAFETY: the attribute is of this type, and is copied.
         unsafe {
-            result::set_matmul_desc_attribute(this.0, attribute, (&raw const TRANSPOSED).cast(), size_of_val(&TRANSPOSED))
+            result::set_matmul_desc_attribute(
+                this.0,
+                attribute,
+                (&raw const TRANSPOSED).cast(),
+                size_of_val(&TRANSPOSED),
+            )
         }?;
         Ok(this)
     }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result};
 
 use super::attempt::Attempt;
-use crate::kernels::cuda::error::CudaError;
 use super::memory::Buffer;
+use crate::kernels::cuda::error::CudaError;
 
 /// Pinned bytes that may be on their way to the GPU, about: those of several hidden states of the largest networks. Beyond them whoever
 /// brings more waits for the GPU.

@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::device::{Cuda, Functions, State};
 use super::elements::Elements;
-use crate::kernels::cuda::launch::{Lowered, Memory as Named, Place, Step};
-use crate::kernels::cuda::lower::lower;
 use super::memory::Buffer;
-use crate::kernels::cuda::pack::{Layout, pack};
 use crate::ModelError;
 use crate::checkpoint::Weights;
 use crate::graph::Graph;
+use crate::kernels::cuda::launch::{Lowered, Memory as Named, Place, Step};
+use crate::kernels::cuda::lower::lower;
+use crate::kernels::cuda::pack::{Layout, pack};
 use crate::kernels::{Computed, Format, Value};
 
 /// Row counts that a graph is kept lowered for: a layer is run for the lanes of a batch, which are two or three.
