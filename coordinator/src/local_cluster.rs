@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use asyncdiff_model::kernels::DeviceChoice;
 use asyncdiff_transport::identity::{ClusterAuthority, CoordinatorAddress, IdentityError};
 use asyncdiff_transport::quic::{LinkTiming, QuicConfig, QuicNode, StartError};
 use thiserror::Error;
@@ -39,6 +40,8 @@ pub struct LocalClusterConfig {
     pub model: Option<String>,
     /// Worker processes; 0 if others are to join.
     pub workers: usize,
+    /// What each computes on.
+    pub device: DeviceChoice,
     /// Threads of each.
     pub threads_per_worker: u32,
     /// The CPUs that each worker's threads are kept on, such as `0,1`; without an entry wherever the operating system likes.
@@ -59,6 +62,7 @@ impl LocalClusterConfig {
             store,
             model: None,
             workers,
+            device: DeviceChoice::Cpu,
             threads_per_worker: 1,
             cpus: Vec::new(),
             limits: Limits::default(),
@@ -125,6 +129,7 @@ impl LocalCluster {
         let join_line = authority.invite(vec![address], JOIN_LINE_VALID)?.to_string();
         let settings = ProcessSettings {
             program: config.program,
+            device: config.device,
             threads: config.threads_per_worker,
             cpus: config.cpus,
             model: config.model,

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use asyncdiff_model::kernels::DeviceChoice;
 use asyncdiff_transport::quic::LinkLimit;
 use tempfile::TempDir;
 use thiserror::Error;
@@ -41,6 +42,8 @@ pub struct ProcessSettings {
     pub workers: usize,
     /// The first one's number: they are called `local-1` and so on, and no two of a cluster may have one name.
     pub first: usize,
+    /// What each computes on.
+    pub device: DeviceChoice,
     /// Threads of each.
     pub threads: u32,
     /// The CPUs that each one's threads are kept on, as `worker join --cpus` takes them; without an entry wherever the operating system likes.
@@ -63,6 +66,7 @@ impl ProcessSettings {
             program: None,
             workers,
             first: 1,
+            device: DeviceChoice::Cpu,
             threads: 1,
             cpus: Vec::new(),
             caches: Vec::new(),
@@ -191,6 +195,7 @@ impl WorkerProcesses {
             .args(arguments)
             .arg("join")
             .args(["--name", name, "--threads", &settings.threads.to_string()])
+            .args(["--device", &settings.device.to_string()])
             .arg("--state-dir")
             .arg(self._state.path().join(name))
             // A command line is visible to other users of a machine.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use asyncdiff_common::exit::ExitCode;
+use asyncdiff_model::kernels::DeviceChoice;
 use asyncdiff_plan::Wishes;
 use bytes::Bytes;
 use clap::Args;
@@ -45,6 +46,10 @@ pub(crate) struct RunArgs {
     /// Local worker processes
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=WORKERS_LIMIT), help_heading = "Workers")]
     workers: u16,
+
+    /// What each of them computes on: cpu, cuda for the first GPU, or cuda:N for another; all on the same one
+    #[arg(long, value_name = "DEVICE", default_value_t, help_heading = "Workers")]
+    device: DeviceChoice,
 
     /// Threads that each of them computes with [default: cores divided by workers, at least 1]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Workers")]
@@ -95,6 +100,7 @@ async fn start(args: &RunArgs, progress: &Progress) -> Result<(LocalCluster, Job
     progress.say(&format!("starting {}, each with {}", count(args.workers.into(), "worker"), count(threads, "thread")));
     let local = LocalCluster::start(LocalClusterConfig {
         model: args.model.clone(),
+        device: args.device,
         threads_per_worker: threads,
         cpus: cpus(args.cpus.as_deref(), usize::from(args.workers), threads as usize)?,
         limits: config.limits,

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use asyncdiff_common::exit::ExitCode;
 use asyncdiff_common::wire::ComputeType;
+use asyncdiff_model::kernels::DeviceChoice;
 use clap::{Args, ValueEnum};
 
 use crate::cli::{Failure, print_line};
-use crate::verify::{Line, Way, verify};
+use crate::verify::{Line, Making, Way, verify};
 
 /// Arguments of `verify`.
 #[derive(Args, Debug)]
@@ -23,6 +24,10 @@ pub(crate) struct VerifyArgs {
     /// What denoising runs are computed in; the tolerance of bf16 is wider
     #[arg(long, value_enum, default_value_t = Compute::F32)]
     dtype: Compute,
+
+    /// What computes: cpu, cuda for the first GPU, or cuda:N for another; runs on a GPU are made by processes (--way processes)
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: DeviceChoice,
 
     /// Print one JSON object per line
     #[arg(long)]
@@ -61,7 +66,8 @@ pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
         Compute::Bf16 => ComputeType::Bf16,
         Compute::F32 => ComputeType::F32,
     };
-    verify(&args.folder, (args.way, compute), &mut on_line).await.map_err(Failure::operator)?;
+    let making = Making { way: args.way, compute, device: args.device };
+    verify(&args.folder, making, &mut on_line).await.map_err(Failure::operator)?;
     if let Some(failure) = unwritten {
         return Err(failure);
     }

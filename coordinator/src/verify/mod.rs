@@ -12,6 +12,7 @@ mod ways;
 use std::path::Path;
 
 use asyncdiff_common::wire::ComputeType;
+use asyncdiff_model::kernels::DeviceChoice;
 
 pub use golden::GoldenError;
 pub use report::{Line, Verdict};
@@ -22,17 +23,24 @@ use golden::GoldenKind;
 use runs::Family;
 use ways::Runner;
 
+/// How golden data is computed.
+#[derive(Clone, Copy, Debug)]
+pub struct Making {
+    /// How runs are made; parts are always computed in this process.
+    pub way: Way,
+    /// What runs are computed in; parts are in f32.
+    pub compute: ComputeType,
+    /// What computes. Runs are made on another device than the CPU by processes only.
+    pub device: DeviceChoice,
+}
+
 /// Checks a folder of golden data, or a folder of such folders, and hands out a line for each run and part.
-pub async fn verify(
-    path: &Path,
-    (way, compute): (Way, ComputeType),
-    on_line: &mut (dyn FnMut(Line) + Send),
-) -> Result<(), GoldenError> {
+pub async fn verify(path: &Path, making: Making, on_line: &mut (dyn FnMut(Line) + Send)) -> Result<(), GoldenError> {
     for (folder, kind) in golden::find(path)? {
         match kind {
             // Text encoders and VAEs are computed in f32 always.
-            GoldenKind::Parts => parts::verify(&folder, on_line)?,
-            GoldenKind::Runs => verify_runs(&folder, (way, compute), on_line).await?,
+            GoldenKind::Parts => parts::verify(&folder, making.device, on_line)?,
+            GoldenKind::Runs => verify_runs(&folder, making, on_line).await?,
         }
     }
     Ok(())
@@ -40,7 +48,7 @@ pub async fn verify(
 
 async fn verify_runs(
     path: &Path,
-    (way, compute): (Way, ComputeType),
+    Making { way, compute, device }: Making,
     on_line: &mut (dyn FnMut(Line) + Send),
 ) -> Result<(), GoldenError> {
     let family = Family::open(path, compute)?;
@@ -55,7 +63,7 @@ async fn verify_runs(
     }
     let cases = family.cases();
     let slots = cases.iter().filter_map(|(_, case)| case.as_ref().ok()).map(|case| case.slots).max().unwrap_or(1);
-    let runner = match Runner::start(way, family.model()?, slots).await {
+    let runner = match Runner::start((way, device), family.model()?, slots).await {
         Ok(runner) => runner,
         Err(error) => {
             all(Verdict::Broken { reason: one_line(&error) });

@@ -6,7 +6,7 @@ use std::path::Path;
 use asyncdiff_model::ModelError;
 use asyncdiff_model::checkpoint::FormulaWeights;
 use asyncdiff_model::formula;
-use asyncdiff_model::kernels::Kernels;
+use asyncdiff_model::kernels::{CudaError, DeviceChoice, Kernels};
 use asyncdiff_model::noise_scheduler::{SchedulerConfig, SchedulerError, recorded_evaluations, run_formula_model};
 use asyncdiff_model::text_encoder::{ClipTextConfig, ClipTextEncoder};
 use asyncdiff_model::vae::{VaeConfig, VaeDecoder, VaeEncoder};
@@ -44,6 +44,8 @@ enum PartError {
     #[error(transparent)]
     Golden(#[from] GoldenError),
     #[error(transparent)]
+    Gpu(CudaError),
+    #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]
     Scheduler(#[from] SchedulerError),
@@ -58,10 +60,11 @@ enum PartError {
 type Comparisons = Vec<(String, f64)>;
 
 /// Checks every part of a folder.
-pub(super) fn verify(path: &Path, on_line: &mut dyn FnMut(Line)) -> Result<(), GoldenError> {
+pub(super) fn verify(path: &Path, device: DeviceChoice, on_line: &mut dyn FnMut(Line)) -> Result<(), GoldenError> {
+    let kernels = Kernels::for_choice(device);
     let (folder, parts): (GoldenFolder, Parts) = GoldenFolder::open(path, GoldenKind::Parts)?;
     for (name, part) in &parts.parts {
-        let checker = Checker { folder: &folder, seed: parts.seed, name, part };
+        let checker = Checker { folder: &folder, kernels: &kernels, seed: parts.seed, name, part };
         let verdict = match checker.compare() {
             Ok(comparisons) => Verdict::of(TOLERANCE, comparisons),
             Err(PartError::Unsupported(class)) => {
@@ -76,6 +79,8 @@ pub(super) fn verify(path: &Path, on_line: &mut dyn FnMut(Line)) -> Result<(), G
 
 struct Checker<'a> {
     folder: &'a GoldenFolder,
+    /// Or why there are none: then no part that takes them can be compared.
+    kernels: &'a Result<Kernels, CudaError>,
     seed: u64,
     name: &'a str,
     part: &'a Part,
@@ -97,7 +102,7 @@ impl Checker<'_> {
         let (shape, ids) = self.folder.values(&format!("{}/input_ids", self.name))?;
         let width = shape.last().copied().unwrap_or(1).max(1);
         let tokens: Vec<Vec<u32>> = ids.chunks(width).map(|row| row.iter().map(|&id| id as u32).collect()).collect();
-        let encoding = ClipTextEncoder::new(&config, width, &self.weights(), &kernels())?.encode(&tokens)?;
+        let encoding = ClipTextEncoder::new(&config, width, &self.weights(), self.kernels()?)?.encode(&tokens)?;
         let mut comparisons = vec![
             self.compare_tensor("last_hidden_state", &encoding.last_hidden_state)?,
             self.compare_tensor("penultimate", &encoding.penultimate)?,
@@ -113,12 +118,12 @@ impl Checker<'_> {
         let mut comparisons = Vec::new();
         if self.folder.has(&format!("{}/decode", self.name)) {
             let latents = self.input("latents")?;
-            let decoder = VaeDecoder::new(&config, size_of(&latents)?, &self.weights(), &kernels())?;
+            let decoder = VaeDecoder::new(&config, size_of(&latents)?, &self.weights(), self.kernels()?)?;
             comparisons.push(self.compare_tensor("decode", &decoder.decode(&latents)?)?);
         }
         if self.folder.has(&format!("{}/encode_mean", self.name)) {
             let image = self.input("image")?;
-            let encoder = VaeEncoder::new(&config, size_of(&image)?, &self.weights(), &kernels())?;
+            let encoder = VaeEncoder::new(&config, size_of(&image)?, &self.weights(), self.kernels()?)?;
             let encoded = encoder.encode(&image)?;
             comparisons.push(self.compare_tensor("encode_mean", &encoded.mean)?);
             comparisons.push(self.compare_tensor("encode_logvar", &encoded.log_variance)?);
@@ -178,6 +183,10 @@ impl Checker<'_> {
         Ok(Tensor::from_vec(values, shape, &Device::Cpu).map_err(ModelError::from)?)
     }
 
+    fn kernels(&self) -> Result<&Kernels, PartError> {
+        self.kernels.as_ref().map_err(|error| PartError::Gpu(error.clone()))
+    }
+
     fn weights(&self) -> FormulaWeights {
         FormulaWeights { seed: self.seed }
     }
@@ -187,10 +196,6 @@ impl Checker<'_> {
 fn size_of(image: &Tensor) -> Result<[usize; 2], PartError> {
     let (_batch, _channels, height, width) = image.dims4().map_err(ModelError::from)?;
     Ok([height, width])
-}
-
-fn kernels() -> Kernels {
-    Kernels::for_device(&Device::Cpu)
 }
 
 /// `inputs/a [1,3], inputs/b [2] uniform` as names with shapes.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use asyncdiff_model::kernels::DeviceChoice;
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::network::SimulatedNetwork;
 
@@ -45,12 +46,20 @@ pub(super) enum Runner {
 
 impl Runner {
     /// Starts what the way needs: `workers` workers, so that every slot of a plan has one.
-    pub(super) async fn start(way: Way, model: FormulaModel, workers: usize) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        (way, device): (Way, DeviceChoice),
+        model: FormulaModel,
+        workers: usize,
+    ) -> anyhow::Result<Self> {
+        if way != Way::Processes && device != DeviceChoice::Cpu {
+            bail!("runs are made on {device} by worker processes only: `--way processes`");
+        }
         let store = Arc::new(ModelStore::formula(model)?);
         match way {
             Way::InProcess => Ok(Self::InProcess(store)),
             Way::Processes => {
                 let config = LocalClusterConfig {
+                    device,
                     threads_per_worker: THREADS_PER_WORKER,
                     ..LocalClusterConfig::new(store, workers)
                 };

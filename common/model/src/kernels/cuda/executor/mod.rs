@@ -17,6 +17,8 @@ mod elements;
 mod graph_memory;
 mod libraries;
 mod memory;
+#[cfg(test)]
+mod parity;
 mod products;
 mod staging;
 mod steps;

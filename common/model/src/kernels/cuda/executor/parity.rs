@@ -1,0 +1,80 @@
+//! The same graphs on a GPU that is really there. Where none is, these tests say so and pass, but for `ASYNCDIFF_GPU=1`.
+
+use candle_core::Device;
+
+use crate::formula;
+use crate::kernels::parity::{self, BF16_TOLERANCE, TOLERANCE, WEIGHTS};
+use crate::kernels::{Format, Gpus, Kernels, Value};
+
+/// Set where a GPU must be there.
+const REQUIRED_VARIABLE: &str = "ASYNCDIFF_GPU";
+
+fn gpu() -> Option<Kernels> {
+    let is_required = std::env::var_os(REQUIRED_VARIABLE).is_some_and(|value| value == "1");
+    match Gpus::find().and_then(|gpus| gpus.usable(0).cloned()) {
+        // One that is there must work.
+        Ok(gpu) => Some(Kernels::cuda(gpu.ordinal).unwrap()),
+        Err(error) if is_required => panic!("{REQUIRED_VARIABLE}=1, and {error}"),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn a_gpu_computes_what_candle_does() {
+    let Some(gpu) = gpu() else { return };
+    let reference = Kernels::reference(&Device::Cpu);
+    for (format, tolerance) in [(Format::F32, TOLERANCE), (Format::Bf16, BF16_TOLERANCE)] {
+        let kernels = gpu.with_format(format);
+        for (name, graph) in parity::graphs() {
+            for rows in [1, 2] {
+                let inputs = parity::inputs(&graph, &vec![rows; graph.inputs().len()]);
+                let expected = parity::run(&reference, &graph, &inputs);
+                let error = parity::difference(&expected, &parity::run(&kernels, &graph, &inputs));
+                assert!(error <= tolerance, "{name}, {rows} rows, {format:?}: {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_second_run_gives_the_same_bits_also_in_new_memory() {
+    let Some(gpu) = gpu() else { return };
+    for (name, graph) in parity::graphs() {
+        let inputs = parity::inputs(&graph, &vec![2; graph.inputs().len()]);
+        let first = parity::run(&gpu, &graph, &inputs);
+        assert_eq!(parity::run(&gpu, &graph, &inputs), first, "{name}");
+        gpu.trim();
+        assert_eq!(parity::run(&gpu, &graph, &inputs), first, "{name} after its memory was given back");
+    }
+}
+
+#[test]
+fn values_come_back_from_a_gpu_as_they_went_whole_and_in_rows() {
+    let Some(gpu) = gpu() else { return };
+    for shape in [vec![3, 5, 4, 6], vec![3, 7, 5], vec![3, 8], vec![3]] {
+        let elements = formula::noise("rows", &shape, 1);
+        let whole = gpu.value(&shape, &elements).unwrap();
+        let parts = [whole.narrow(0..1), whole.narrow(1..3)];
+        assert_eq!(parts[1].to_elements().unwrap(), elements[elements.len() / 3..]);
+        let joined = Value::concatenate(&parts).unwrap();
+        assert_eq!(joined.to_elements().unwrap(), elements);
+        let received = gpu.value_from_bytes(&shape, &joined.to_bytes().unwrap()).unwrap();
+        assert_eq!(received.to_elements().unwrap(), elements);
+    }
+}
+
+#[test]
+fn pieces_of_both_formats_are_joined_without_a_loss() {
+    let Some(gpu) = gpu() else { return };
+    let (name, graph) = parity::graphs().swap_remove(0);
+    let prepared = gpu.with_format(Format::Bf16).prepare(graph.clone(), &WEIGHTS).unwrap();
+    let inputs = parity::inputs(&graph, &vec![1; graph.inputs().len()]);
+    let operands: Vec<Value> = inputs.iter().map(|(shape, elements)| gpu.value(shape, elements).unwrap()).collect();
+    let made = prepared.run(&operands.iter().collect::<Vec<_>>()).unwrap();
+    let sent = gpu.value(&made.shape(), &made.to_elements().unwrap()).unwrap();
+    let joined = Value::concatenate(&[made.clone(), sent]).unwrap().to_elements().unwrap();
+    assert_eq!(joined, made.to_elements().unwrap().repeat(2), "{name}");
+}
