@@ -74,7 +74,8 @@ impl Steps {
         self.run_steps(&lowered, (&operands, &outputs), state, watch)?;
         for (index, buffer) in outputs.into_iter().enumerate() {
             let slot = graph.outputs()[index];
-            let node = slot.index() - graph.inputs().len();
+            // Every output is written by a node.
+            let Some(node) = slot.index().checked_sub(graph.inputs().len()) else { continue };
             let rows = lowered.rows[node];
             let len = rows * graph.extent(slot).elements();
             hand_out(index, rows, Elements::new(Arc::clone(&self.cuda), buffer, (self.format, len)));
