@@ -181,12 +181,30 @@ async fn a_name_that_is_taken_and_a_directory_in_use_are_said() {
 #[tokio::test]
 async fn wrong_arguments_are_the_operators_fault_and_help_lists_the_exit_codes() {
     let state = tempfile::tempdir().unwrap();
-    for arguments in [["--memory", "8"], ["--name", "no name"], ["--listen", "here"], ["--log-format", "xml"]] {
+    for arguments in
+        [["--memory", "8"], ["--name", "no name"], ["--listen", "here"], ["--log-format", "xml"], ["--device", "gpu"]]
+    {
         let (code, log) = end_of(worker(state.path()).args(arguments).spawn().unwrap()).await;
         assert!(code == 2 && log.contains(arguments[0]), "{code} {log}");
     }
     let help = Command::new(env!("CARGO_BIN_EXE_worker")).args(["join", "--help"]).output().await.unwrap();
     assert!(help.status.success() && String::from_utf8(help.stdout).unwrap().contains("Exit codes:"));
-    let devices = Command::new(env!("CARGO_BIN_EXE_worker")).arg("devices").output().await.unwrap();
-    assert!(devices.status.success() && String::from_utf8(devices.stdout).unwrap().starts_with("cpu"));
+}
+
+#[tokio::test]
+async fn devices_are_listed_and_what_keeps_gpus_from_being_used_is_said() {
+    let output = Command::new(env!("CARGO_BIN_EXE_worker")).arg("devices").output().await.unwrap();
+    let listed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && listed.starts_with("cpu") && listed.contains("\ncuda"), "{listed}");
+    // Where a GPU can be used, the worker would begin to work.
+    if !listed.contains("not usable") && !listed.contains("no GPU") {
+        eprintln!("skipped: this machine has a GPU:\n{listed}");
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let (code, log) = end_of(worker(state.path()).args(["--device", "cuda"]).spawn().unwrap()).await;
+    let expected = if cfg!(feature = "cuda") { "no GPU 0|.so cannot be opened" } else { "built without GPUs" };
+    let is_said = expected.split('|').any(|text| log.contains(text));
+    assert!(code == 2 && is_said && log.contains("cannot compute on a GPU") && log.contains("hint: "), "{code} {log}");
+    assert!(std::fs::read_dir(state.path()).unwrap().next().is_none(), "it has begun to join");
 }
