@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! RAYON_NUM_THREADS=1 taskset -c 0 cargo bench -p asyncdiff-model --bench unet_step
+//! ASYNCDIFF_DEVICE=cuda cargo bench -p asyncdiff-model --features cuda --bench unet_step
 //! ```
 //!
 //! The network is the one that PyTorch's figures in the README are for. Before the step is timed as a whole, a table says
@@ -16,9 +17,8 @@ use asyncdiff_model::checkpoint::FormulaWeights;
 use asyncdiff_model::component::{Component, evaluate_values, measure};
 use asyncdiff_model::families::{DenoiserConfig, DenoiserProgram, DenoiserShape, build};
 use asyncdiff_model::formula;
-use asyncdiff_model::kernels::{Kernels, Value};
+use asyncdiff_model::kernels::{DeviceChoice, Format, Kernels, Value};
 use asyncdiff_plan::LayerId;
-use candle_core::Device;
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const ROWS: usize = 2;
@@ -32,29 +32,46 @@ const CONFIG: &str = r#"{
 }"#;
 
 fn unet_step(criterion: &mut Criterion) {
-    let (program, component) = load().expect("the synthetic network is a supported one");
-    print_shares(&program).expect("every layer of the synthetic network runs");
+    let kernels = kernels();
+    let mut formats = vec![Format::F32];
+    if kernels.gpu().is_some() {
+        formats.push(kernels.fastest_format());
+        formats.dedup();
+    }
+    for format in formats {
+        step_in(criterion, &kernels.with_format(format), format);
+    }
+}
+
+fn step_in(criterion: &mut Criterion, kernels: &Kernels, format: Format) {
+    let (program, component) = load(kernels).expect("the synthetic network is a supported one");
+    print_shares(&program, kernels).expect("every layer of the synthetic network runs");
     let shapes = [vec![ROWS, 4, SIDE as usize, SIDE as usize], vec![1], vec![ROWS, TOKENS as usize, 256]];
     let value = |shape: &Vec<usize>| component.kernels().value(shape, &formula::input("latents", shape, 1));
     let inputs: Vec<Value> = shapes.iter().map(value).collect::<Result<_, _>>().expect("the formula fills the shapes");
-    let step = || evaluate_values(&component, &inputs);
+    let step = || {
+        let prediction = evaluate_values(&component, &inputs);
+        // A GPU computes in the background; on a CPU this does nothing.
+        kernels.synchronize().expect("a device that computed the layers one by one");
+        prediction
+    };
     let mut group = criterion.benchmark_group("unet_step");
     group.sample_size(20).measurement_time(Duration::from_secs(10));
-    group.bench_function("64-128-256-256", |bencher| bencher.iter(|| black_box(step())));
+    group.bench_function(format!("64-128-256-256 {}", format.name()), |bencher| bencher.iter(|| black_box(step())));
     group.finish();
 }
 
-fn load() -> Result<(DenoiserProgram, Component), ModelError> {
+fn load(kernels: &Kernels) -> Result<(DenoiserProgram, Component), ModelError> {
     let shape = DenoiserShape { height: SIDE, width: SIDE, tokens: TOKENS };
     let program = build(&DenoiserConfig::from_json(CONFIG)?, &shape)?;
     let owned: Vec<LayerId> = program.program.owned_layers().map(|(id, _)| id).collect();
-    let component = Component::load(&program, &owned, &FormulaWeights { seed: 1 }, &kernels())?;
+    let component = Component::load(&program, &owned, &FormulaWeights { seed: 1 }, kernels)?;
     Ok((program, component))
 }
 
-fn print_shares(program: &DenoiserProgram) -> Result<(), ModelError> {
+fn print_shares(program: &DenoiserProgram, kernels: &Kernels) -> Result<(), ModelError> {
     let layers: Vec<LayerId> = program.program.layers().map(|(id, _)| id).collect();
-    let durations = measure(program, &kernels(), ROWS, &layers)?;
+    let durations = measure(program, kernels, ROWS, &layers)?;
     let total: Duration = durations.iter().sum();
     let mut kinds: BTreeMap<&str, (Duration, u64)> = BTreeMap::new();
     for (&layer, &duration) in layers.iter().zip(&durations) {
@@ -72,8 +89,13 @@ fn print_shares(program: &DenoiserProgram) -> Result<(), ModelError> {
     Ok(())
 }
 
+/// Of the device that `ASYNCDIFF_DEVICE` names, as `worker join --device` takes it; the CPU without it.
 fn kernels() -> Kernels {
-    Kernels::for_device(&Device::Cpu)
+    let choice: DeviceChoice = match std::env::var("ASYNCDIFF_DEVICE") {
+        Ok(name) => name.parse().expect("a device's name"),
+        Err(_) => DeviceChoice::Cpu,
+    };
+    Kernels::for_choice(choice).expect("the device that was named")
 }
 
 criterion_group!(benches, unet_step);
