@@ -141,6 +141,9 @@ impl Cuda {
     /// Copies bytes of the host, which may be dropped when this returns.
     pub(super) fn load(&self, bytes: &[u8]) -> Result<Buffer, ModelError> {
         let buffer = self.state().memory.allocate(bytes.len())?;
+        if bytes.is_empty() {
+            return Ok(buffer);
+        }
         self.bind()?;
         // SAFETY: the buffer has room for them, and the stream has copied them before they can be dropped.
         unsafe { result::memcpy_htod_async(buffer.address(), bytes, self.stream.cu_stream()) }

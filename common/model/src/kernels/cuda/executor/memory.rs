@@ -43,6 +43,14 @@ impl Buffer {
     }
 }
 
+impl Drop for Buffer {
+    /// Parameters are dropped by whoever drops a component last, on a thread that has never seen the GPU.
+    fn drop(&mut self) {
+        // Should it fail the context is lost, and with it all of its memory.
+        let _ = self.slice.context().bind_to_thread();
+    }
+}
+
 impl Memory {
     pub(super) fn new(stream: Arc<CudaStream>) -> Self {
         Self { stream, registers: Vec::new(), scratch: None, values: HashMap::new() }

@@ -84,7 +84,7 @@ impl Steps {
     }
 
     pub(in crate::kernels) fn resident_bytes(&self) -> u64 {
-        self.parameters.bytes() as u64
+        self.layout.bytes() as u64
     }
 
     pub(in crate::kernels) fn kernel_name(&self, kind: &str) -> String {
