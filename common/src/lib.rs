@@ -4,6 +4,7 @@
 
 pub mod codec;
 pub mod config;
+pub mod device_span;
 pub mod exit;
 pub mod heap;
 pub mod owned_task;

@@ -30,6 +30,9 @@ pub struct WorkerConfig {
     pub weights_bytes_per_second: Option<NonZeroU64>,
     /// What computes. Default: a thread of its own.
     pub device: DeviceKind,
+    /// Whether hidden states may go from GPU to GPU over NCCL. Default: they may, where NCCL is there and both GPUs are of one host. Without it they
+    /// go through the host's memory.
+    pub nccl: Nccl,
     /// Told when the worker becomes a member and when it loses the coordinator. Default: nobody.
     pub membership: Option<watch::Sender<Membership>>,
     /// Becomes true when the worker is to leave as soon as no job needs it: the coordinator moves its part of running jobs to others first.
@@ -64,6 +67,16 @@ pub enum DeviceKind {
     /// An operating system thread of its own.
     #[default]
     Thread,
+}
+
+/// Whether hidden states go from GPU to GPU over NCCL where they can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Nccl {
+    /// Never.
+    Off,
+    /// Where they can.
+    #[default]
+    On,
 }
 
 /// How long a simulated device takes for a layer and a number of rows. Called for every layer before it is computed.
@@ -104,6 +117,7 @@ impl WorkerConfig {
             cache: None,
             weights_bytes_per_second: None,
             device: DeviceKind::default(),
+            nccl: Nccl::default(),
             membership: None,
             drain: None,
         }

@@ -14,12 +14,13 @@ mod device;
 mod error;
 mod failure;
 mod intake;
+mod nccl;
 mod probing;
 mod requests;
 mod run;
 mod tensor_bytes;
 mod weights;
 
-pub use config::{CacheConfig, Cpu, DeviceKind, LayerTime, Membership, WorkerConfig};
+pub use config::{CacheConfig, Cpu, DeviceKind, LayerTime, Membership, Nccl, WorkerConfig};
 pub use error::WorkerError;
 pub use run::run;

@@ -20,6 +20,8 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
+use crate::nccl::NcclSlot;
+
 /// Round trips that the shortest is taken of: the first one also wakes both ends.
 const TINY_PROBES: u32 = 5;
 
@@ -62,6 +64,8 @@ const _: () =
 #[derive(Clone)]
 pub(crate) struct PeerPath {
     pub(crate) sender: LinkSender,
+    /// The way from GPU to GPU beside the link, if there is one.
+    pub(crate) nccl: NcclSlot,
     /// Locked while a measurement runs: two at a time would disturb each other.
     probes: Arc<Mutex<Probes>>,
 }
@@ -94,7 +98,7 @@ impl PeerPath {
     pub(crate) fn new(sender: LinkSender) -> (Self, Arrivals) {
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
         let probes = Arc::new(Mutex::new(Probes { next: 0, arrived }));
-        (Self { sender, probes }, Arrivals(arrivals))
+        (Self { sender, nccl: NcclSlot::default(), probes }, Arrivals(arrivals))
     }
 
     /// Measures the link. Whoever calls this sets the deadline.

@@ -21,6 +21,9 @@
 //!     WantWeights ────────────────────────────►
 //!            ◄ ─ ─ parameters ─ ─ ─ ─ ─ ─ ─ ─ ─    (data connection)
 //!            ◄───────────────────────────────── WeightsNotHeld
+//!     NcclOffered ────────────────────────────►   (if both have GPUs of one host)
+//!            ◄───────────────────────────────── NcclJoining, NcclReady, or NcclRefused
+//!     NcclSent ───────────────────────────────►   (the hidden state goes from GPU to GPU)
 //! ```
 
 use std::time::Duration;
@@ -28,7 +31,7 @@ use std::time::Duration;
 use asyncdiff_plan::{Epoch, JobId, LayerId, Rank, RankPlan, StepIndex};
 use serde::{Deserialize, Serialize};
 
-use super::{ComputeType, FailedPeer, RankReport, WantedWeight, WeightEntry, WorkerFailure};
+use super::{ComputeType, FailedPeer, RankReport, TensorHeader, WantedWeight, WeightEntry, WorkerFailure};
 
 /// Coordinator to worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -366,5 +369,25 @@ pub enum ToPeer {
     WeightsNotHeld {
         /// BLAKE3 digests of the stored bytes.
         digests: Vec<[u8; 32]>,
+    },
+    /// To who accepted: hidden states may go from GPU to GPU if both join a communicator of this name.
+    NcclOffered {
+        /// `ncclUniqueId`.
+        id: Vec<u8>,
+    },
+    /// To who dialled: this side joins now.
+    NcclJoining,
+    /// To who dialled: both have joined.
+    NcclReady,
+    /// To who dialled: there will be no communicator.
+    NcclRefused {
+        /// Why.
+        reason: String,
+    },
+    /// To who accepted: a hidden state was handed to the communicator. Messages of this kind are in the order of the transfers, and the element
+    /// type is what the elements are in the sender's memory.
+    NcclSent {
+        /// What it is.
+        header: TensorHeader,
     },
 }

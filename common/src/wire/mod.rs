@@ -11,6 +11,7 @@
 //!   needs it any more.
 //! - 6: workers have parameters of each other: they say what they hold, and are told whom to ask.
 //! - 7: devices have names.
+//! - 8: hidden states may go from GPU to GPU over NCCL, announced on the link.
 
 mod control;
 mod failure;
@@ -28,7 +29,7 @@ pub use tensor::{ComputeType, DType, MAX_AXES, TENSOR_LIMIT_BYTES, TensorHeader,
 pub use weights::{FailedPeer, HELD_WEIGHTS_LIMIT, PeerFault, WEIGHTS_IN_FLIGHT, WantedWeight, WeightEntry};
 
 /// The wire's version: raised whenever a message, a header or a handshake changes its bytes.
-pub const VERSION: u16 = 7;
+pub const VERSION: u16 = 8;
 
 #[cfg(test)]
 mod tests {
@@ -37,8 +38,8 @@ mod tests {
 
     /// Whoever changes these raises [`VERSION`].
     #[test]
-    fn probes_and_messages_about_parameters_have_the_bytes_of_version_seven() {
-        assert_eq!(VERSION, 7);
+    fn probes_and_messages_about_parameters_have_the_bytes_of_version_eight() {
+        assert_eq!(VERSION, 8);
         let reason = "r".to_owned();
         assert_eq!(codec::encode(&ToCoordinator::WantsToLeave { reason: reason.clone() }).unwrap(), [6, 1, b'r']);
         assert_eq!(codec::encode(&ToWorker::MayLeave { reason }).unwrap(), [4, 1, b'r']);
@@ -48,6 +49,8 @@ mod tests {
         let asked = ToPeer::WeightsNotHeld { digests: digests.clone() };
         assert_eq!(codec::encode(&asked).unwrap(), [&[2, 1][..], &[1; 32]].concat());
         assert_eq!(codec::encode(&ToCoordinator::WeightsArrived { ticket }).unwrap(), [8, 7]);
+        assert_eq!(codec::encode(&ToPeer::NcclOffered { id: vec![5, 6] }).unwrap(), [3, 2, 5, 6]);
+        assert_eq!(codec::encode(&ToPeer::NcclReady).unwrap(), [5]);
         let instead_of = Some(FailedPeer { name: "w".to_owned(), fault: PeerFault::NotHeld });
         let wanted = ToCoordinator::WantWeights { job: asyncdiff_plan::JobId(2), ticket, digests, instead_of };
         assert_eq!(codec::encode(&wanted).unwrap(), [&[3, 2, 7, 1][..], &[1; 32], &[1, 1, b'w', 1]].concat());

@@ -12,6 +12,8 @@ pub struct RankReport {
     pub busy_seconds: f64,
     /// Bytes of hidden states sent to other ranks, headers and payload, as the links count them.
     pub hidden_state_bytes_sent: u64,
+    /// Of those, what went from GPU to GPU over NCCL, without headers.
+    pub nccl_bytes_sent: u64,
     /// Bytes of parameters that its components hold.
     pub resident_bytes: u64,
     /// The process's peak resident memory.

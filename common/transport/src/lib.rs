@@ -5,6 +5,7 @@
 //! - [`quic`]: links between processes, and enrolment, over QUIC with mutual TLS 1.3.
 //! - [`in_process`]: links within one process.
 //! - `shm`: memory that two processes of one host share, for the tensors of their QUIC link.
+//! - [`nccl`]: what carries hidden states from GPU to GPU within a node.
 //! - [`weights`]: serving parameters to several askers, fairly and bounded.
 //! - [`network`]: how actors reach other processes, whatever carries the links; simulated clusters.
 //! - [`faulty`]: a network that misbehaves on purpose, for tests.
@@ -20,6 +21,7 @@ pub mod faulty;
 pub mod identity;
 pub mod in_process;
 pub mod link;
+pub mod nccl;
 pub mod network;
 mod peer;
 pub mod quic;

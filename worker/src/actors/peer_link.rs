@@ -13,6 +13,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use super::NodeMessage;
 use crate::device::DeviceHandle;
 use crate::intake::Intake;
+use crate::nccl::{self, NcclAnswer, NcclSlot};
 use crate::probing::{Arrivals, PeerPath};
 use asyncdiff_common::owned_task::OwnedTask;
 
@@ -95,11 +96,13 @@ impl PeerLinkState {
         tracing::debug!("connected");
         let (path, arrivals) = PeerPath::new(sender.clone());
         let (myself, device) = (myself.clone(), self.device.clone());
-        let news = News { peer: self.peer.clone(), intake: Arc::clone(&self.intake), arrivals };
+        let nccl = path.nccl.clone();
+        let news = News { peer: self.peer.clone(), intake: Arc::clone(&self.intake), arrivals, nccl: nccl.clone() };
         let intake = Arc::clone(&self.intake);
+        let offer = nccl::offer(Arc::clone(self.device.nccl()), self.peer.clone(), sender.clone(), nccl);
         self.task = OwnedTask::spawn(async move {
             // Peers send hidden states on links of their own. What is admitted here are parameters that were asked for.
-            tokio::join!(news.read(control, &sender), intake.read(tensors, &device));
+            tokio::join!(news.read(control, &sender), intake.read(tensors, &device), offer);
             let reason = sender.closed().await;
             // Fails only if the Node has given the link up.
             drop(myself.cast(PeerLinkMessage::Closed(reason.to_string())));
@@ -124,6 +127,7 @@ struct News {
     peer: WorkerName,
     intake: Arc<Intake>,
     arrivals: Arrivals,
+    nccl: NcclSlot,
 }
 
 impl News {
@@ -139,7 +143,21 @@ impl News {
                     self.intake.not_held(&self.peer, &digests);
                     continue;
                 }
-                Ok(ToPeer::WantWeights { .. }) => "who accepts a link asks for nothing on it".to_owned(),
+                Ok(ToPeer::NcclJoining) => {
+                    self.nccl.tell(NcclAnswer::Joining);
+                    continue;
+                }
+                Ok(ToPeer::NcclReady) => {
+                    self.nccl.tell(NcclAnswer::Ready);
+                    continue;
+                }
+                Ok(ToPeer::NcclRefused { reason }) => {
+                    self.nccl.tell(NcclAnswer::Refused(reason));
+                    continue;
+                }
+                Ok(ToPeer::NcclOffered { .. } | ToPeer::NcclSent { .. } | ToPeer::WantWeights { .. }) => {
+                    "who accepts a link asks for nothing and sends no hidden states on it".to_owned()
+                }
                 Err(error) => error.to_string(),
             };
             return sender.close(Farewell::Misbehaviour(Misbehaviour::malformed("control message", &reason)));

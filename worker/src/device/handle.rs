@@ -1,5 +1,6 @@
 //! The way to the device for actors, requests and links' readers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use asyncdiff_common::wire::{ComputeType, DeviceInfo, LayerCost, WorkerFailure};
@@ -13,11 +14,16 @@ use super::panics::guarded;
 use super::{DeviceCommand, JobStart, JobStatistics, format};
 use crate::config::LayerTime;
 use crate::failure::model_failure;
+use crate::nccl::NcclPaths;
+
+/// Between two looks at whether a device lives.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Sends commands to the device; the device ends when all clones are dropped.
 #[derive(Clone)]
 pub(crate) struct DeviceHandle {
     commands: mpsc::Sender<DeviceCommand>,
+    nccl: Arc<NcclPaths>,
     info: DeviceInfo,
     kernels: Kernels,
     simulated: Option<LayerTime>,
@@ -42,16 +48,21 @@ impl Doorstep {
 
 impl DeviceHandle {
     pub(super) fn new(
-        commands: mpsc::Sender<DeviceCommand>,
+        (commands, nccl): (mpsc::Sender<DeviceCommand>, Arc<NcclPaths>),
         info: DeviceInfo,
         kernels: Kernels,
         simulated: Option<LayerTime>,
     ) -> Self {
-        Self { commands, info, kernels, simulated }
+        Self { commands, nccl, info, kernels, simulated }
     }
 
     pub(crate) fn info(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    /// The ways from and to other GPUs.
+    pub(crate) fn nccl(&self) -> &Arc<NcclPaths> {
+        &self.nccl
     }
 
     /// The device's kernels, to ask what something would take; what computes goes through [`run`](Self::run).
@@ -105,8 +116,11 @@ impl DeviceHandle {
         rows: u32,
         layers: Vec<LayerId>,
     ) -> Result<Vec<LayerCost>, WorkerFailure> {
-        let simulated = self.simulated.clone();
+        let (simulated, nccl) = (self.simulated.clone(), Arc::clone(&self.nccl));
         let work = move |kernels: &Kernels| {
+            if layers.is_empty() {
+                wait_for_sign_of_life(kernels, &nccl)?;
+            }
             let kernels = kernels.with_format(format(compute));
             let durations = match simulated {
                 Some(time) => layers.iter().map(|layer| time.of(program.program.layer(*layer), rows)).collect(),
@@ -121,4 +135,13 @@ impl DeviceHandle {
         };
         self.run(work).await
     }
+}
+
+/// Returns when a device that computes in the background has come past what it was given, or if it waits for somebody else's. Whoever asks has a deadline.
+fn wait_for_sign_of_life(kernels: &Kernels, nccl: &NcclPaths) -> Result<(), WorkerFailure> {
+    let Some(mark) = kernels.mark().map_err(model_failure)? else { return Ok(()) };
+    while !mark.is_past() && !nccl.is_receiving() {
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! One job on the device: its inbox, its conditions, and the arithmetic between the two.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +10,17 @@ use asyncdiff_model::component::Component;
 use asyncdiff_model::encodings::{Decoder, Encoder};
 use asyncdiff_model::kernels::{Kernels, LentMemory, Value};
 use asyncdiff_plan::{
-    ComponentId, Epoch, Inbox, InputId, InputKind, Instance, Lane, Operand, Program, Rank, Source, Work,
+    ComponentId, Epoch, Inbox, InputId, InputKind, Instance, JobId, Lane, Operand, Output, Program, Rank, Source, Work,
 };
 use bytes::Bytes;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::compute::element_format;
+use super::departures::{Departures, Report};
 use super::statistics::Recorder;
-use super::{JobInput, JobOutcome, JobStart, JobStatistics, JobTensor, Outlets};
+use super::stopwatch::{DeviceClock, Lap};
+use super::{DeviceCommand, JobInput, JobOutcome, JobStart, JobStatistics, Payload, ReportOutcome};
 use crate::clock::Clock;
 use crate::config::LayerTime;
 use crate::failure::layer_failure;
@@ -34,18 +38,57 @@ pub(super) struct DeviceJob {
     /// By input: `[rows, ..]`
     conditions: HashMap<InputId, Value>,
     timesteps: Vec<f64>,
-    /// Encodes what leaves through the outlets.
-    encoder: Encoder,
-    outlets: Outlets,
+    /// What goes to peers as it was computed, into memory of the link where it lends some.
+    as_computed: HashSet<(Instance, Rank)>,
+    departures: Departures,
     /// Decodes what peers send, before the inbox sees it.
     decoder: Decoder,
     recorder: Recorder,
     kernels: Kernels,
-    report: Option<Box<dyn FnOnce(JobOutcome) + Send>>,
+    report: Option<ReportOutcome>,
+}
+
+/// How far a job has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    AllSent,
+    /// Something is still to be computed or sent.
+    GoesOn,
+}
+
+/// A tensor that has arrived.
+pub(super) enum Arrived {
+    Bytes(Bytes),
+    /// From another GPU; what is computed with it waits for it there.
+    Value(Value),
+}
+
+impl Arrived {
+    pub(super) fn of(payload: Payload, shape: &[u32]) -> Result<Self, WorkerFailure> {
+        match payload {
+            Payload::Bytes(bytes) => Ok(Self::Bytes(bytes)),
+            Payload::Nccl { path, dtype } => {
+                let failed = |reason: String| WorkerFailure::PeerFailed { peer: path.peer().to_string(), reason };
+                let format = element_format(dtype).ok_or_else(|| failed(format!("it sent elements of {dtype:?}")))?;
+                let received = path.receive(&axes(shape), format);
+                received.map(Self::Value).map_err(|error| failed(error.to_string()))
+            }
+        }
+    }
 }
 
 impl DeviceJob {
-    pub(super) fn new(start: JobStart, clock: Clock, kernels: Kernels) -> Self {
+    /// Fails if something that works for the job in the background cannot be started.
+    pub(super) fn start(
+        start: JobStart,
+        clock: Clock,
+        kernels: Kernels,
+        commands: mpsc::WeakSender<DeviceCommand>,
+    ) -> Result<Self, (WorkerFailure, ReportOutcome)> {
+        let device = match DeviceClock::start(&kernels) {
+            Ok(device) => device,
+            Err(failure) => return Err((failure, start.report)),
+        };
         let layers = start.components.values().flat_map(|component| component.layers());
         let reads = layers.flat_map(|layer| &start.program.layer(*layer).reads);
         let is_condition =
@@ -54,39 +97,53 @@ impl DeviceJob {
             Operand::Input(input) => Some(*input).filter(is_condition),
             Operand::Value(_) => None,
         });
-        Self {
-            missing: missing.collect(),
+        let missing = missing.collect();
+        let encoder = Encoder::new(&start.plan, start.rows as usize);
+        let sends = start.plan.sends.iter().map(|transfer| (transfer.instance, transfer.to));
+        let as_computed = sends.filter(|&(instance, to)| encoder.sends_as_computed(instance, to)).collect();
+        let departures = match &device {
+            Some(_) => {
+                let report = departed(start.job, start.epoch, commands);
+                match Departures::behind(start.outlets, (encoder, &start.plan.sends), report) {
+                    Ok(departures) => departures,
+                    Err(failure) => return Err((failure, start.report)),
+                }
+            }
+            None => Departures::here(start.outlets, encoder),
+        };
+        Ok(Self {
+            missing,
             epoch: start.epoch,
             rows: start.rows,
-            encoder: Encoder::new(&start.plan, start.rows as usize),
+            as_computed,
+            departures,
             decoder: Decoder::new(&start.plan),
             inbox: Inbox::new(Arc::clone(&start.program), start.plan),
             program: start.program,
             components: start.components,
             conditions: HashMap::new(),
             timesteps: start.timesteps,
-            outlets: start.outlets,
-            recorder: Recorder::new(clock, start.trace),
+            recorder: Recorder::new(clock, start.trace, device),
             kernels,
             report: Some(start.report),
-        }
+        })
     }
 
     /// Takes a tensor that the plan expects, once.
-    pub(super) fn take(&mut self, tensor: JobTensor) -> Result<(), WorkerFailure> {
-        let JobTensor { input, shape, payload, .. } = tensor;
+    pub(super) fn take(&mut self, input: JobInput, shape: &[u32], arrived: Arrived) -> Result<(), WorkerFailure> {
         let name = match input {
             JobInput::Condition(name) => {
-                let value = self.plain_value(&payload, &shape)?;
+                let value = self.plain_value(arrived, shape)?;
                 self.take_condition(&name, value)?;
                 TensorName::Condition(name)
             }
             JobInput::HiddenState { instance, from } => {
-                self.take_hidden_state(instance, from, &shape, payload)?;
+                self.take_hidden_state(instance, from, shape, arrived)?;
                 TensorName::HiddenState(instance)
             }
+            JobInput::Late => return Ok(()),
             JobInput::Latents(step) => {
-                let value = self.plain_value(&payload, &shape)?;
+                let value = self.plain_value(arrived, shape)?;
                 self.inbox.insert_latents(step, value).map_err(|error| unexpected(&error))?;
                 TensorName::Latents(step)
             }
@@ -117,10 +174,10 @@ impl DeviceJob {
     fn lent(&self, work: &Work<Value>) -> Option<LentMemory> {
         let instance = Instance { value: work.layer.value(), step: work.run.step, lane: work.run.lane };
         let mut readers = self.inbox.readers_elsewhere(work).iter();
-        let to = readers.find(|&&to| self.encoder.sends_as_computed(instance, to))?;
+        let to = readers.find(|&&to| self.as_computed.contains(&(instance, to)))?;
         let rows = work.run.lane.rows(self.rows as usize).len();
         let bytes = self.program.layer(work.layer).writes.row_bytes() as usize * rows;
-        Some(Box::new(self.outlets.peers.get(to)?.lend(bytes)?))
+        Some(Box::new(self.departures.outlets().peers.get(to)?.link.lend(bytes)?))
     }
 
     /// How long a simulated device takes for a layer.
@@ -129,12 +186,15 @@ impl DeviceJob {
     }
 
     /// Hands on what a layer wrote, at once.
-    pub(super) fn complete(&mut self, work: &Work<Value>, value: Value, started: Instant) -> Result<(), WorkerFailure> {
-        self.recorder.computed(work, started);
-        let Some(output) = self.inbox.complete(work, value) else { return Ok(()) };
-        let sent = self.outlets.send(output, &mut self.encoder)?;
-        self.recorder.sent(work.run, sent);
-        Ok(())
+    pub(super) fn complete(&mut self, work: &Work<Value>, value: Value, lap: Lap) -> Result<Progress, WorkerFailure> {
+        self.recorder.computed(work, lap);
+        if let Some(output) = self.inbox.complete(work, value) {
+            let name = name_of(&output);
+            self.departures.send(output)?;
+            self.recorder.sent(work.run, name);
+        }
+        let all_sent = self.inbox.is_finished() && self.departures.finish()?;
+        Ok(if all_sent { Progress::AllSent } else { Progress::GoesOn })
     }
 
     pub(super) fn note_waited(&mut self, since: Instant) {
@@ -150,20 +210,21 @@ impl DeviceJob {
         }
     }
 
-    pub(super) fn is_finished(&self) -> bool {
-        self.inbox.is_finished()
-    }
-
     pub(super) fn epoch(&self) -> Epoch {
         self.epoch
     }
 
     pub(super) fn into_statistics(self) -> JobStatistics {
-        self.recorder.finish()
+        self.recorder.finish(self.departures.bytes())
     }
 
-    fn plain_value(&self, payload: &[u8], shape: &[u32]) -> Result<Value, WorkerFailure> {
-        tensor_bytes::from_bytes(payload, shape, &self.kernels).map_err(|error| unexpected(&error))
+    fn plain_value(&self, arrived: Arrived, shape: &[u32]) -> Result<Value, WorkerFailure> {
+        match arrived {
+            Arrived::Bytes(payload) => {
+                tensor_bytes::from_bytes(&payload, shape, &self.kernels).map_err(|error| unexpected(&error))
+            }
+            Arrived::Value(value) => Ok(value),
+        }
     }
 
     /// Decodes what a peer sent, with later versions that waited for it, before the inbox sees it.
@@ -172,10 +233,16 @@ impl DeviceJob {
         instance: Instance,
         from: Rank,
         shape: &[u32],
-        payload: Bytes,
+        arrived: Arrived,
     ) -> Result<(), WorkerFailure> {
-        let shape = shape.iter().map(|&axis| axis as usize).collect();
-        let decoded = self.decoder.decode(instance, shape, payload, &self.kernels);
+        let payload = match arrived {
+            Arrived::Bytes(payload) => payload,
+            // As it was computed: nothing is to be decoded, and nothing is based on it.
+            Arrived::Value(value) => {
+                return self.inbox.insert(instance, from, value).map_err(|error| unexpected(&error));
+            }
+        };
+        let decoded = self.decoder.decode(instance, axes(shape), payload, &self.kernels);
         for (instance, value) in decoded.map_err(|error| unexpected(&error))? {
             self.inbox.insert(instance, from, value).map_err(|error| unexpected(&error))?;
         }
@@ -215,6 +282,26 @@ impl DeviceJob {
     fn lane_rows(&self, lane: Lane, value: &Value) -> Value {
         value.narrow(lane.rows(self.rows as usize))
     }
+}
+
+fn axes(shape: &[u32]) -> Vec<usize> {
+    shape.iter().map(|&axis| axis as usize).collect()
+}
+
+fn name_of(output: &Output<Value>) -> TensorName {
+    match output {
+        Output::HiddenState { instance, .. } => TensorName::HiddenState(*instance),
+        Output::NoisePrediction { step, lane, .. } => TensorName::NoisePrediction(*step, *lane),
+    }
+}
+
+/// Tells the device what became of a job's outputs. A device that has ended needs no word.
+fn departed(job: JobId, epoch: Epoch, commands: mpsc::WeakSender<DeviceCommand>) -> Report {
+    Box::new(move |result| {
+        if let Some(commands) = commands.upgrade() {
+            drop(commands.blocking_send(DeviceCommand::Departed { job, epoch, result }));
+        }
+    })
 }
 
 fn unexpected(error: &dyn std::error::Error) -> WorkerFailure {

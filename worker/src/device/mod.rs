@@ -12,6 +12,7 @@
 
 mod compute;
 mod core;
+mod departures;
 mod handle;
 mod job;
 mod outlets;
@@ -19,12 +20,13 @@ mod panics;
 mod pool;
 mod simulated;
 mod statistics;
+mod stopwatch;
 mod thread;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use asyncdiff_common::wire::{DeviceInfo, Tracing, WorkerFailure};
+use asyncdiff_common::wire::{DType, DeviceInfo, Tracing, WorkerFailure};
 use asyncdiff_model::component::Component;
 use asyncdiff_model::kernels::Kernels;
 use asyncdiff_plan::{ComponentId, Epoch, Instance, JobId, Program, Rank, RankPlan, StepIndex};
@@ -35,12 +37,13 @@ use tokio::sync::{mpsc, oneshot};
 use compute::compute_type;
 pub(crate) use compute::format;
 pub(crate) use handle::{DeviceHandle, Doorstep};
-pub(crate) use outlets::Outlets;
+pub(crate) use outlets::{Outlet, Outlets};
 pub(crate) use statistics::JobStatistics;
 
 use crate::clock::Clock;
 use crate::config::{DeviceKind, WorkerConfig};
 use crate::error::WorkerError;
+use crate::nccl::{NcclPath, NcclPaths};
 
 /// Commands that may wait for the device. Tensors wait in their links when it is full, so this only bounds what lies between; it is more than
 /// actors ever send at once.
@@ -48,6 +51,8 @@ const QUEUED_COMMANDS: usize = 1024;
 
 /// What the device is to do. Commands are carried out in order, between two layers.
 pub(crate) enum DeviceCommand {
+    /// All that a job computed is sent, or something cannot be.
+    Departed { job: JobId, epoch: Epoch, result: Result<(), WorkerFailure> },
     /// Forget a job, unless a newer epoch of it has begun; answered with how it went, or `None` if it is not there.
     Release { job: JobId, epoch: Epoch, answer: oneshot::Sender<Option<JobStatistics>> },
     /// Something else that needs the device; it answers for itself.
@@ -69,9 +74,11 @@ pub(crate) struct JobStart {
     pub(crate) components: BTreeMap<ComponentId, Arc<Component>>,
     pub(crate) outlets: Outlets,
     pub(crate) trace: Tracing,
-    /// Called once, when the job has finished or failed. Must not wait.
-    pub(crate) report: Box<dyn FnOnce(JobOutcome) + Send>,
+    pub(crate) report: ReportOutcome,
 }
+
+/// Called once, when a job has finished or failed. Must not wait.
+pub(crate) type ReportOutcome = Box<dyn FnOnce(JobOutcome) + Send>;
 
 /// How a job ended at this device.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,14 +100,27 @@ pub(crate) struct JobTensor {
     pub(crate) epoch: Epoch,
     pub(crate) input: JobInput,
     pub(crate) shape: Vec<u32>,
-    pub(crate) payload: Bytes,
+    pub(crate) payload: Payload,
+}
+
+/// Where a tensor's elements are.
+pub(crate) enum Payload {
+    /// Here.
+    Bytes(Bytes),
+    /// On their way from another GPU, as these elements.
+    Nccl { path: Arc<NcclPath>, dtype: DType },
 }
 
 /// What a tensor is to its job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum JobInput {
     Condition(String),
-    HiddenState { instance: Instance, from: Rank },
+    HiddenState {
+        instance: Instance,
+        from: Rank,
+    },
+    /// Nothing any more.
+    Late,
     Latents(StepIndex),
 }
 
@@ -131,14 +151,15 @@ pub(crate) fn start(config: &WorkerConfig) -> Result<(DeviceHandle, Driver), Wor
         DeviceKind::Paced(time) | DeviceKind::Simulated(time) => Some(time.clone()),
         DeviceKind::Cuda(_) | DeviceKind::Thread => None,
     };
-    let core = core::DeviceCore::new(kernels.clone(), Clock::start(), layer_time.clone());
+    let core = core::DeviceCore::new((kernels.clone(), commands.downgrade()), Clock::start(), layer_time.clone());
     let driver = match &config.device {
         DeviceKind::Simulated(_) => Driver::Simulated(simulated::start(core, queue)),
         DeviceKind::Cuda(_) | DeviceKind::Paced(_) | DeviceKind::Thread => {
             Driver::Thread(thread::start(core, queue, config).map_err(|reason| WorkerError::Thread { reason })?)
         }
     };
-    Ok((DeviceHandle::new(commands, info, kernels, layer_time), driver))
+    let nccl = NcclPaths::new(kernels.clone(), config.nccl);
+    Ok((DeviceHandle::new((commands, nccl), info, kernels, layer_time), driver))
 }
 
 impl Driver {

@@ -1,9 +1,9 @@
-//! Where a job's outputs go: straight to the links, from the device's own thread, without waiting.
+//! Where a job's outputs go: straight to the links, without waiting for them.
 
 use std::collections::HashMap;
 
 use asyncdiff_common::codec;
-use asyncdiff_common::wire::{DType, TensorHeader, TensorName, WorkerFailure};
+use asyncdiff_common::wire::{DType, TensorHeader, TensorName, ToPeer, WorkerFailure};
 use asyncdiff_model::encodings::{Encoded, Encoder};
 use asyncdiff_model::kernels::Value;
 use asyncdiff_plan::{Epoch, Instance, JobId, Lane, Output, Rank, StepIndex};
@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::failure::{peer_text, without_hint};
 use crate::intake::dtype_of;
+use crate::nccl::{NcclPath, NcclSlot, Soundness};
 use crate::tensor_bytes;
 
 /// Bytes of a header's length, which goes before it.
@@ -22,34 +23,45 @@ pub(crate) struct Outlets {
     pub(crate) job: JobId,
     pub(crate) epoch: Epoch,
     pub(crate) coordinator: LinkSender,
-    pub(crate) peers: HashMap<Rank, LinkSender>,
+    pub(crate) peers: HashMap<Rank, Outlet>,
+    /// Checked last thing before anything is sent that was computed.
+    pub(crate) soundness: Soundness,
 }
 
-/// What was handed to links.
-pub(super) struct Sent {
-    pub(super) name: TensorName,
-    /// Bytes of hidden states, headers and payloads, as the links count them.
-    pub(super) hidden_state_bytes: u64,
+/// The ways to a peer.
+pub(crate) struct Outlet {
+    pub(crate) link: LinkSender,
+    pub(crate) nccl: NcclSlot,
 }
 
 impl Outlets {
-    /// Sends an output to everybody who reads it. A full queue means that the peer does not keep up with the plan, which bounds what is
-    /// in flight: the link counts as failed.
-    ///
-    /// Hidden states are encoded here, on the device's own thread, although whoever reads them waits meanwhile: the registers of differences follow
-    /// the order of versions, a few hundred microseconds for the largest tensor are less than a core that another thread would take from
-    /// the kernels, and what is encoded is still in this core's cache.
-    pub(super) fn send(&self, output: Output<Value>, encoder: &mut Encoder) -> Result<Sent, WorkerFailure> {
+    /// Sends an output to everybody who reads it. Returns bytes of hidden states, headers and payloads, as the links count them.
+    pub(super) fn send(&self, output: Output<Value>, encoder: &mut Encoder) -> Result<u64, WorkerFailure> {
         match output {
             Output::HiddenState { instance, to, tensor } => {
-                let mut hidden_state_bytes = 0;
+                let mut bytes = 0;
                 for rank in to {
-                    hidden_state_bytes += self.send_hidden_state(instance, rank, &tensor, encoder)?;
+                    bytes += self.send_hidden_state(instance, rank, &tensor, encoder)?;
                 }
-                Ok(Sent { name: TensorName::HiddenState(instance), hidden_state_bytes })
+                Ok(bytes)
             }
-            Output::NoisePrediction { step, lane, tensor } => self.send_prediction(step, lane, &tensor),
+            Output::NoisePrediction { step, lane, tensor } => {
+                self.send_prediction(step, lane, &tensor)?;
+                Ok(0)
+            }
         }
+    }
+
+    /// The way from GPU to GPU to a peer, if there is one.
+    pub(super) fn nccl(&self, to: Rank) -> Option<&NcclPath> {
+        self.peers.get(&to)?.nccl.path().map(|path| &**path)
+    }
+
+    /// Says to a peer what comes to it from GPU to GPU.
+    pub(super) fn announce(&self, to: Rank, header: TensorHeader) -> Result<(), WorkerFailure> {
+        let link = self.link(to, &header.name)?;
+        let frame = codec::encode(&ToPeer::NcclSent { header }).map_err(|error| link_failure(link, &error.into()))?;
+        link.try_send_control(frame.into()).map_err(|error| link_failure(link, &error))
     }
 
     /// Sends what the encoder makes of a value: nothing, it, or it and later versions that waited for it. Returns the bytes.
@@ -60,9 +72,7 @@ impl Outlets {
         tensor: &Value,
         encoder: &mut Encoder,
     ) -> Result<u64, WorkerFailure> {
-        let link = self.peers.get(&to).ok_or_else(|| WorkerFailure::BadAssignment {
-            reason: format!("{instance:?} goes to {to}, which is not among the peers"),
-        })?;
+        let link = self.link(to, &TensorName::HiddenState(instance))?;
         let encoded = encoder.encode(instance, to, tensor.clone());
         let encoded = encoded.map_err(|error| cannot_be_sent(&TensorName::HiddenState(instance), &error))?;
         let mut bytes = 0;
@@ -74,34 +84,43 @@ impl Outlets {
                 delta: transfer.delta(),
                 ..self.header(name, shape)
             };
-            bytes += send_counted(link, header, payload)?;
+            bytes += self.send_counted(link, header, payload)?;
         }
         Ok(bytes)
     }
 
-    fn send_prediction(&self, step: StepIndex, lane: Lane, tensor: &Value) -> Result<Sent, WorkerFailure> {
+    fn send_prediction(&self, step: StepIndex, lane: Lane, tensor: &Value) -> Result<(), WorkerFailure> {
         let name = TensorName::NoisePrediction(step, lane);
         let payload = tensor_bytes::to_bytes(tensor).map_err(|error| cannot_be_sent(&name, &error))?;
-        let header = self.header(name.clone(), tensor_bytes::shape_of(&tensor.shape()));
-        send_counted(&self.coordinator, header, payload)?;
-        Ok(Sent { name, hidden_state_bytes: 0 })
+        let header = self.header(name, tensor_bytes::shape_of(&tensor.shape()));
+        self.send_counted(&self.coordinator, header, payload)?;
+        Ok(())
     }
 
-    fn header(&self, name: TensorName, shape: Vec<u32>) -> TensorHeader {
+    pub(super) fn header(&self, name: TensorName, shape: Vec<u32>) -> TensorHeader {
         TensorHeader { job: self.job, epoch: self.epoch, name, shape, dtype: DType::F32, delta: None }
     }
+
+    fn link(&self, to: Rank, name: &TensorName) -> Result<&LinkSender, WorkerFailure> {
+        let outlet = self.peers.get(&to).ok_or_else(|| WorkerFailure::BadAssignment {
+            reason: format!("{name:?} goes to {to}, which is not among the peers"),
+        })?;
+        Ok(&outlet.link)
+    }
+
+    /// Sends one tensor and returns its bytes as the link counts them. Not by how much the link's counters moved: probes may be on it too.
+    fn send_counted(&self, link: &LinkSender, header: TensorHeader, payload: Bytes) -> Result<u64, WorkerFailure> {
+        let encoded = codec::encode(&header).map_err(|error| link_failure(link, &error.into()))?;
+        let bytes = HEADER_LENGTH_BYTES + encoded.len() + payload.len();
+        // The payload is there, so whatever it was computed from had come, or was lost before.
+        self.soundness.check()?;
+        link.try_send_tensor(TensorFrame { header, payload }).map_err(|error| link_failure(link, &error))?;
+        Ok(bytes as u64)
+    }
 }
 
-fn cannot_be_sent(name: &TensorName, error: &dyn std::error::Error) -> WorkerFailure {
+pub(super) fn cannot_be_sent(name: &TensorName, error: &dyn std::error::Error) -> WorkerFailure {
     WorkerFailure::Unexpected { reason: format!("{name:?} cannot be sent: {error}") }
-}
-
-/// Sends one tensor and returns its bytes as the link counts them. Not by how much the link's counters moved: probes may be on it too.
-fn send_counted(link: &LinkSender, header: TensorHeader, payload: Bytes) -> Result<u64, WorkerFailure> {
-    let encoded = codec::encode(&header).map_err(|error| link_failure(link, &error.into()))?;
-    let bytes = HEADER_LENGTH_BYTES + encoded.len() + payload.len();
-    link.try_send_tensor(TensorFrame { header, payload }).map_err(|error| link_failure(link, &error))?;
-    Ok(bytes as u64)
 }
 
 fn link_failure(link: &LinkSender, error: &LinkError) -> WorkerFailure {

@@ -1,13 +1,14 @@
 //! How a job goes at this device: durations per layer, bytes, and a trace if one was asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use asyncdiff_common::wire::{TensorName, TraceEvent, TraceKind, Tracing};
+use asyncdiff_model::kernels::Mark;
 use asyncdiff_plan::{LayerId, RunId, Work};
 use tokio::time::Instant;
 
-use super::outlets::Sent;
+use super::stopwatch::{DeviceClock, Lap};
 use crate::clock::Clock;
 
 /// Events that one job may record. A report of that many has 10 MiB, which fits a control message; 50 steps of the largest UNet on one
@@ -26,6 +27,8 @@ pub(crate) struct JobStatistics {
     pub(crate) busy_seconds: f64,
     /// Bytes of hidden states sent, headers and payloads.
     pub(crate) hidden_state_bytes_sent: u64,
+    /// Of those, what went from GPU to GPU over NCCL.
+    pub(crate) nccl_bytes_sent: u64,
     /// What happened when, if the job was traced.
     pub(crate) events: Vec<TraceEvent>,
 }
@@ -36,26 +39,39 @@ pub(super) struct Recorder {
     trace: Tracing,
     durations: BTreeMap<LayerId, Vec<f64>>,
     busy: Duration,
-    hidden_state_bytes_sent: u64,
+    /// Of a device that computes in the background.
+    device: Option<DeviceClock>,
+    /// Layers that it was given and that were not looked at since, the oldest first.
+    given: VecDeque<Given>,
     events: Vec<TraceEvent>,
 }
 
+struct Given {
+    layer: LayerId,
+    run: RunId,
+    begin: Mark,
+    end: Mark,
+}
+
 impl Recorder {
-    pub(super) fn new(clock: Clock, trace: Tracing) -> Self {
+    pub(super) fn new(clock: Clock, trace: Tracing, device: Option<DeviceClock>) -> Self {
         let (durations, events) = (BTreeMap::new(), Vec::new());
-        Self { clock, trace, durations, busy: Duration::ZERO, hidden_state_bytes_sent: 0, events }
+        Self { clock, trace, durations, busy: Duration::ZERO, device, given: VecDeque::new(), events }
     }
 
-    pub(super) fn computed<T>(&mut self, work: &Work<T>, started: Instant) {
-        let took = started.elapsed();
-        self.busy += took;
-        self.durations.entry(work.layer).or_default().push(took.as_secs_f64());
-        self.note(TraceKind::Layer(work.layer), Some(work.run), started, took);
+    pub(super) fn computed<T>(&mut self, work: &Work<T>, lap: Lap) {
+        match lap {
+            Lap::Device { begin, end } => {
+                self.given.push_back(Given { layer: work.layer, run: work.run, begin, end });
+                self.look_at_given();
+            }
+            Lap::Host { started } => self.took(work.layer, work.run, started, started.elapsed()),
+        }
     }
 
-    pub(super) fn sent(&mut self, run: RunId, sent: Sent) {
-        self.hidden_state_bytes_sent += sent.hidden_state_bytes;
-        self.note(TraceKind::Sent(sent.name), Some(run), Instant::now(), Duration::ZERO);
+    /// Something was handed to be sent.
+    pub(super) fn sent(&mut self, run: RunId, name: TensorName) {
+        self.note(TraceKind::Sent(name), Some(run), Instant::now(), Duration::ZERO);
     }
 
     pub(super) fn received(&mut self, name: TensorName) {
@@ -69,7 +85,10 @@ impl Recorder {
         }
     }
 
-    pub(super) fn finish(self) -> JobStatistics {
+    /// `bytes`: of hidden states that were sent, and of them over NCCL.
+    pub(super) fn finish(mut self, (hidden_state_bytes_sent, nccl_bytes_sent): (u64, u64)) -> JobStatistics {
+        // What the device has not come past by now it does for nobody any more, and is not waited for.
+        self.look_at_given();
         if self.events.len() == TRACE_EVENTS {
             tracing::warn!(events = TRACE_EVENTS, "the trace is full; what happened later is not in it");
         }
@@ -77,9 +96,27 @@ impl Recorder {
         JobStatistics {
             layer_seconds: medians.collect(),
             busy_seconds: self.busy.as_secs_f64(),
-            hidden_state_bytes_sent: self.hidden_state_bytes_sent,
+            hidden_state_bytes_sent,
+            nccl_bytes_sent,
             events: self.events,
         }
+    }
+
+    fn look_at_given(&mut self) {
+        while let Some(given) = self.given.pop_front_if(|given| given.end.is_past()) {
+            let Given { layer, run, begin, end } = given;
+            let began = self.device.as_ref().and_then(|device| device.instant(&begin));
+            // A device that cannot say how long it took has failed at more than that.
+            if let (Some(began), Ok(took)) = (began, end.since(&begin)) {
+                self.took(layer, run, began, took);
+            }
+        }
+    }
+
+    fn took(&mut self, layer: LayerId, run: RunId, began: Instant, took: Duration) {
+        self.busy += took;
+        self.durations.entry(layer).or_default().push(took.as_secs_f64());
+        self.note(TraceKind::Layer(layer), Some(run), began, took);
     }
 
     fn note(&mut self, kind: TraceKind, run: Option<RunId>, start: Instant, took: Duration) {

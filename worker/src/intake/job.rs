@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use asyncdiff_common::wire::{Assignment, TensorHeader, TensorName};
-use asyncdiff_plan::{Epoch, InputKind, Instance, JobId, Lane, Program, Rank, StepIndex, Transfer, ValueSpec};
+use asyncdiff_plan::{
+    Encoding, Epoch, InputKind, Instance, JobId, Lane, Program, Rank, StepIndex, Transfer, ValueSpec,
+};
 use asyncdiff_transport::link::Refusal;
 use asyncdiff_transport::{PeerName, WorkerName};
 
@@ -43,6 +45,23 @@ impl JobIntake {
     /// Who sends an instance, and how.
     pub(super) fn transfer(&self, instance: Instance) -> Option<&Transfer> {
         self.hidden_states.get(&instance)
+    }
+
+    /// Who sends a hidden state that goes from GPU to GPU.
+    pub(super) fn admit_from_gpu(&self, peer: &PeerName, header: &TensorHeader) -> Result<Rank, Refusal> {
+        if header.epoch < self.epoch {
+            return Err(Refusal::OldEpoch { expected: self.epoch, found: header.epoch });
+        }
+        let TensorName::HiddenState(instance) = header.name else { return Err(Refusal::Unexpected) };
+        let transfer = self.transfer(instance).filter(|transfer| {
+            let sender = self.peers.get(&transfer.from);
+            sender.is_some_and(|name| *peer == PeerName::Worker(name.clone()))
+                && transfer.encoding == Encoding::Full
+                && header.epoch == self.epoch
+        });
+        let transfer = transfer.ok_or(Refusal::Unexpected)?;
+        self.hidden_state(transfer).in_memory(header.dtype).check(header)?;
+        Ok(transfer.from)
     }
 
     pub(super) fn admit(&self, peer: &PeerName, header: &TensorHeader) -> Result<(), Refusal> {

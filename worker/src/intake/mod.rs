@@ -17,7 +17,7 @@ mod recent;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use asyncdiff_common::wire::{DType, PROBE_LIMIT_BYTES, TensorHeader, TensorName, WeightEntry};
+use asyncdiff_common::wire::{DType, PROBE_LIMIT_BYTES, TENSOR_LIMIT_BYTES, TensorHeader, TensorName, WeightEntry};
 use asyncdiff_plan::{Delta, Encoding, JobId, StepIndex, Transfer};
 use asyncdiff_transport::link::{Admission, Refusal, TensorFrame, TensorReceiver};
 use asyncdiff_transport::{PeerName, WorkerName};
@@ -27,7 +27,8 @@ use tokio::sync::oneshot;
 pub(crate) use job::JobIntake;
 pub(crate) use parameters::{AwaitedParameters, Digest, Notice, ParameterEvent};
 
-use crate::device::{DeviceCommand, DeviceHandle, Doorstep, JobInput, JobTensor};
+use crate::device::{DeviceCommand, DeviceHandle, Doorstep, JobInput, JobTensor, Payload};
+use crate::nccl::NcclPath;
 use parameters::Parameters;
 use recent::Recent;
 
@@ -151,7 +152,35 @@ impl Intake {
             // Never admitted, or answered by the link's reader.
             TensorName::NoisePrediction(..) | TensorName::Probe(_) | TensorName::Reply { .. } => return None,
         };
-        Some(DeviceCommand::Take(JobTensor { job, epoch, input, shape, payload }))
+        Some(DeviceCommand::Take(JobTensor { job, epoch, input, shape, payload: Payload::Bytes(payload) }))
+    }
+
+    /// Admits a hidden state that goes from GPU to GPU. One that is late is received all the same, and dropped.
+    pub(crate) fn route_announced(
+        &self,
+        peer: &PeerName,
+        header: TensorHeader,
+        path: &Arc<NcclPath>,
+    ) -> Result<DeviceCommand, Refusal> {
+        let limit = Refusal::TooLarge { found_bytes: u64::MAX, limit_bytes: TENSOR_LIMIT_BYTES };
+        header.payload_bytes().ok_or(limit)?;
+        let state = self.state();
+        let from = match state.jobs.get(&header.job) {
+            Some(job) => job.admit_from_gpu(peer, &header).map(Some),
+            None if state.ended.contains(&header.job) => Ok(None),
+            None => Err(Refusal::UnknownJob { job: header.job }),
+        };
+        let from = match from {
+            Err(refusal) if refusal.is_late() => None,
+            from => from?,
+        };
+        let TensorHeader { job, epoch, name, shape, dtype, .. } = header;
+        let input = match (name, from) {
+            (TensorName::HiddenState(instance), Some(from)) => JobInput::HiddenState { instance, from },
+            _ => JobInput::Late,
+        };
+        let payload = Payload::Nccl { path: Arc::clone(path), dtype };
+        Ok(DeviceCommand::Take(JobTensor { job, epoch, input, shape, payload }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -233,6 +262,12 @@ impl Form {
     /// Hidden states travel as their plan says.
     fn of(transfer: &Transfer, shape: Vec<u32>) -> Self {
         Self { shape, dtype: dtype_of(transfer.encoding), delta: transfer.delta() }
+    }
+
+    /// Out of a GPU's memory hidden states come as they are there.
+    fn in_memory(self, dtype: DType) -> Self {
+        let dtype = if matches!(dtype, DType::Bf16 | DType::F16) { dtype } else { DType::F32 };
+        Self { dtype, ..self }
     }
 
     fn check(self, header: &TensorHeader) -> Result<(), Refusal> {

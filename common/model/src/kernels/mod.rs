@@ -23,7 +23,7 @@ use candle_core::{Device, Tensor};
 
 pub use choice::DeviceChoice;
 pub use cpu::{CAP_VARIABLE, Format, Isa, Peak};
-pub use cuda::{CudaError, CudaLibrary, Gpu, Gpus};
+pub use cuda::{CudaError, CudaLibrary, Gpu, Gpus, Mark, SideStream};
 pub use floats::{Lent, LentMemory};
 pub use memory::GraphMemory;
 pub use prepared::{Computed, Prepared};
@@ -137,6 +137,24 @@ impl Kernels {
             #[cfg(feature = "cuda")]
             Backend::Cuda(cuda, _) => Some(cuda.gpu()),
             Backend::Candle(_) | Backend::Cpu(..) | Backend::Stub(_) => None,
+        }
+    }
+
+    /// A stream beside the one that computes; `None` for a device that computes when it is told to.
+    pub fn side_stream(&self) -> Result<Option<SideStream>, ModelError> {
+        match &self.backend {
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda, _) => Ok(Some(SideStream::beside(cuda)?)),
+            Backend::Candle(_) | Backend::Cpu(..) | Backend::Stub(_) => Ok(None),
+        }
+    }
+
+    /// A mark behind all that the device was given; `None` for a device that computes when it is told to.
+    pub fn mark(&self) -> Result<Option<Mark>, ModelError> {
+        match &self.backend {
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda, _) => Ok(Some(Mark::on(cuda)?)),
+            Backend::Candle(_) | Backend::Cpu(..) | Backend::Stub(_) => Ok(None),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use candle_core::{Device, Tensor};
 
-use super::cpu::{Cpu, to_channels_first};
+use super::cpu::{Cpu, Format, to_channels_first};
 #[cfg(feature = "cuda")]
 use super::cuda::{Cuda, Elements};
 use super::floats::Floats;
@@ -105,6 +105,13 @@ impl Value {
     ) -> Result<Self, E> {
         let (rows, axes) = split(shape, elements)?;
         let elements = Elements::filled(cuda, elements, |floats| fill(floats, axes.extent()))?;
+        Ok(Self::new(axes, rows, Data::Gpu(elements)))
+    }
+
+    /// Of so many elements that are on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(super) fn of_elements(shape: &[usize], count: usize, elements: Elements) -> Result<Self, ModelError> {
+        let (rows, axes) = split(shape, count)?;
         Ok(Self::new(axes, rows, Data::Gpu(elements)))
     }
 
@@ -210,6 +217,29 @@ impl Value {
         Ok(Self::new(first.axes, rows, data))
     }
 
+    /// The same, which a GPU copies to the host meanwhile: whoever reads it then, also another thread, waits for the copy alone. Elsewhere nothing
+    /// is to be done.
+    pub fn start_reading(&self) -> Result<Self, ModelError> {
+        #[cfg(feature = "cuda")]
+        if let Data::Gpu(elements) = &self.data {
+            let whole = elements.slice(self.range());
+            whole.settle()?;
+            let data = Data::Gpu(whole.start_reading()?);
+            return Ok(Self { axes: self.axes, rows: 0..self.rows(), data });
+        }
+        Ok(self.clone())
+    }
+
+    /// What its elements are on a GPU; `None` where they are not on one.
+    #[must_use]
+    pub fn gpu_format(&self) -> Option<Format> {
+        match &self.data {
+            #[cfg(feature = "cuda")]
+            Data::Gpu(elements) => Some(elements.format()),
+            Data::Candle(_) | Data::Host(_) | Data::Received(_) => None,
+        }
+    }
+
     /// The elements in the order of the rest of the world, written into `target` piece by piece.
     ///
     /// # Shapes
@@ -297,7 +327,11 @@ impl Value {
     #[cfg(feature = "cuda")]
     pub(super) fn on_its_gpu(&self) -> Result<Elements, ModelError> {
         match &self.data {
-            Data::Gpu(elements) => Ok(elements.slice(self.range())),
+            Data::Gpu(elements) => {
+                let elements = elements.slice(self.range());
+                elements.settle()?;
+                Ok(elements)
+            }
             Data::Candle(_) | Data::Host(_) | Data::Received(_) => Err(of_another_device()),
         }
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use asyncdiff_common::codec;
-use asyncdiff_common::wire::{TensorName, ToPeer};
+use asyncdiff_common::owned_task::OwnedTask;
+use asyncdiff_common::wire::{TensorHeader, TensorName, ToPeer};
 use asyncdiff_transport::link::{ControlReceiver, Farewell, Link, LinkSender, Misbehaviour, TensorReceiver};
 use asyncdiff_transport::network::Network;
 use asyncdiff_transport::weights::WeightServer;
@@ -16,6 +17,7 @@ use tokio::task::JoinSet;
 use super::NodeMessage;
 use crate::device::DeviceHandle;
 use crate::intake::Intake;
+use crate::nccl::{self, NcclSlot};
 
 /// Links that are read at a time: one per worker of the largest cluster that one job can use.
 const READERS_MAX: usize = 256;
@@ -73,7 +75,14 @@ async fn read(reader: Reader) {
     let Link { sender, control, tensors } = link;
     // These fail only when the worker is stopping.
     drop(node.cast(NodeMessage::PeerAccepted { peer: peer.clone(), link: number }));
-    tokio::join!(read_tensors(tensors, &sender, &intake, &device), read_control(control, &sender, &weights));
+    let announced = Announced {
+        peer: peer.clone(),
+        link: sender.clone(),
+        intake: Arc::clone(&intake),
+        device: device.clone(),
+        nccl: None,
+    };
+    tokio::join!(read_tensors(tensors, &sender, &intake, &device), read_control(control, &sender, &weights, announced));
     let reason = sender.closed().await.to_string();
     drop(node.cast(NodeMessage::PeerLost { peer, link: number, reason }));
 }
@@ -90,7 +99,7 @@ async fn read_tensors(mut tensors: TensorReceiver, sender: &LinkSender, intake: 
 
 /// Who dials asks for parameters and says nothing else. They are served to whoever knows their digests: members of the cluster, as their
 /// certificates say.
-async fn read_control(mut control: ControlReceiver, sender: &LinkSender, weights: &WeightServer) {
+async fn read_control(mut control: ControlReceiver, sender: &LinkSender, weights: &WeightServer, mut nccl: Announced) {
     let told = sender.clone();
     let asker = weights.asker(sender.clone(), move |wanted, reason| {
         tracing::debug!(reason, "a parameter that another worker asks for is not here");
@@ -98,15 +107,58 @@ async fn read_control(mut control: ControlReceiver, sender: &LinkSender, weights
     });
     while let Some(frame) = control.control().await {
         let asked = match codec::decode(&frame) {
+            Ok(ToPeer::NcclOffered { id }) => nccl.handle_offer(id),
+            Ok(ToPeer::NcclSent { header }) => nccl.handle_sent(header).await,
             Ok(ToPeer::WantWeights { wanted }) => asker.ask(wanted).map_err(|error| error.to_string()),
-            Ok(ToPeer::ProbeArrived { .. } | ToPeer::WeightsNotHeld { .. }) => {
-                Err("who dials a link asked nobody".to_owned())
-            }
+            Ok(
+                ToPeer::NcclJoining
+                | ToPeer::NcclReady
+                | ToPeer::NcclRefused { .. }
+                | ToPeer::ProbeArrived { .. }
+                | ToPeer::WeightsNotHeld { .. },
+            ) => Err("who dials a link asked nobody".to_owned()),
             Err(error) => Err(error.to_string()),
         };
         if let Err(reason) = asked {
             return sender.close(Farewell::Misbehaviour(Misbehaviour::malformed("control message", &reason)));
         }
+    }
+}
+
+/// What the peer says of hidden states that go from GPU to GPU.
+struct Announced {
+    peer: WorkerName,
+    link: LinkSender,
+    intake: Arc<Intake>,
+    device: DeviceHandle,
+    nccl: Option<Joined>,
+}
+
+/// The communicator of a link, and the task that makes and keeps it.
+struct Joined {
+    slot: NcclSlot,
+    _keeping: OwnedTask,
+}
+
+impl Announced {
+    fn handle_offer(&mut self, id: Vec<u8>) -> Result<(), String> {
+        if self.nccl.is_some() {
+            return Err("a link has one communicator".to_owned());
+        }
+        let (slot, paths) = (NcclSlot::default(), Arc::clone(self.device.nccl()));
+        let answer = nccl::answer(paths, self.peer.clone(), self.link.clone(), slot.clone(), id);
+        self.nccl = Some(Joined { slot, _keeping: OwnedTask::spawn(answer) });
+        Ok(())
+    }
+
+    /// Has the device receive it, also if nobody wants it any more: the sender's transfer has begun.
+    async fn handle_sent(&self, header: TensorHeader) -> Result<(), String> {
+        let path = self.nccl.as_ref().and_then(|joined| joined.slot.path());
+        let path = path.ok_or_else(|| "it was sent over a communicator that does not exist".to_owned())?;
+        let name = PeerName::Worker(self.peer.clone());
+        let command = self.intake.route_announced(&name, header, path).map_err(|refusal| refusal.to_string())?;
+        self.device.submit(command).await;
+        Ok(())
     }
 }
 

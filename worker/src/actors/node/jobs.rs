@@ -13,13 +13,12 @@ use asyncdiff_common::wire::{RankReport, ToCoordinator, WorkerFailure, WorkerRep
 use asyncdiff_model::component::Component as LoadedComponent;
 use asyncdiff_plan::{ComponentId, Epoch, JobId, Rank};
 use asyncdiff_transport::WorkerName;
-use asyncdiff_transport::link::LinkSender;
 use ractor::{ActorProcessingErr, ActorRef};
 
 use super::{NodeMessage, NodeState};
 use crate::actors::component::{ComponentFailed, ComponentMessage};
 use crate::assignment::CheckedAssignment;
-use crate::device::{JobOutcome, JobStart, JobStatistics, Outlets};
+use crate::device::{JobOutcome, JobStart, JobStatistics, Outlet, Outlets};
 use asyncdiff_common::owned_task::OwnedTask;
 use asyncdiff_common::system;
 
@@ -124,7 +123,7 @@ impl NodeState {
         if job.loaded.len() < checked.parts.len() {
             return;
         }
-        let (Some(session), Some(peers)) = (self.session.clone(), self.senders(&checked)) else { return };
+        let (Some(session), Some(peers)) = (self.session.clone(), self.ways_out(&checked)) else { return };
         let assignment = &checked.assignment;
         let (epoch, node) = (assignment.epoch, self.myself.clone());
         let start = JobStart {
@@ -135,7 +134,13 @@ impl NodeState {
             plan: assignment.plan.clone(),
             timesteps: assignment.timesteps.clone(),
             components: job.loaded.clone(),
-            outlets: Outlets { job: id, epoch, coordinator: session.link.clone(), peers },
+            outlets: Outlets {
+                job: id,
+                epoch,
+                coordinator: session.link.clone(),
+                peers,
+                soundness: self.device.nccl().soundness(),
+            },
             trace: assignment.trace,
             report: Box::new(move |outcome| {
                 // Fails only when the worker is stopping.
@@ -256,11 +261,11 @@ impl NodeState {
         }
     }
 
-    /// The links to all ranks that a job sends to; `None` while one of them is missing.
-    fn senders(&self, checked: &CheckedAssignment) -> Option<HashMap<Rank, LinkSender>> {
+    /// The ways to all ranks that a job sends to; `None` while one of them is missing.
+    fn ways_out(&self, checked: &CheckedAssignment) -> Option<HashMap<Rank, Outlet>> {
         let ranks = checked.assignment.plan.sends.iter().map(|transfer| transfer.to);
-        let sender = |rank| Some((rank, self.peers.sender(checked.peers.get(&rank)?)?));
-        ranks.map(sender).collect()
+        let outlet = |rank| Some((rank, self.peers.outlet(checked.peers.get(&rank)?)?));
+        ranks.map(outlet).collect()
     }
 }
 
@@ -269,6 +274,7 @@ fn report(statistics: JobStatistics, resident_bytes: u64) -> RankReport {
         layer_seconds: statistics.layer_seconds,
         busy_seconds: statistics.busy_seconds,
         hidden_state_bytes_sent: statistics.hidden_state_bytes_sent,
+        nccl_bytes_sent: statistics.nccl_bytes_sent,
         resident_bytes,
         peak_memory_bytes: system::peak_memory_bytes(),
         events: statistics.events,

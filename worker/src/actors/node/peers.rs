@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use asyncdiff_common::wire::{Endpoint, WorkerFailure};
 use asyncdiff_plan::{Epoch, JobId};
 use asyncdiff_transport::WorkerName;
-use asyncdiff_transport::link::LinkSender;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
 use super::NodeState;
 use super::jobs::Direction;
 use crate::actors::peer_link::{PeerLink, PeerLinkArguments, PeerLinkMessage};
+use crate::device::Outlet;
 use crate::failure::without_hint;
 use crate::intake::{Digest, Notice};
 use crate::probing::PeerPath;
@@ -63,9 +63,9 @@ impl Peers {
     }
 
     /// The way to a peer, if its link is open.
-    pub(super) fn sender(&self, peer: &WorkerName) -> Option<LinkSender> {
+    pub(super) fn outlet(&self, peer: &WorkerName) -> Option<Outlet> {
         match &*self.outgoing.get(peer)?.state.borrow() {
-            PeerState::Open(path) => Some(path.sender.clone()),
+            PeerState::Open(path) => Some(Outlet { link: path.sender.clone(), nccl: path.nccl.clone() }),
             PeerState::Dialling | PeerState::Ended { .. } => None,
         }
     }

@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig, PushKernelArg, result};
+use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaStream, LaunchConfig, PushKernelArg, result};
 use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 
 use super::attempt::{Attempt, compile_error};
+use super::crossing::Crossing;
 use super::memory::{Buffer, Memory};
 use super::products::Products;
 use super::staging::{HostElements, Staging};
@@ -19,7 +20,7 @@ use crate::kernels::cuda::source;
 /// From this compute capability on GPUs multiply bf16 by units of their own.
 const BF16_FROM: (u32, u32) = (8, 0);
 
-/// A GPU that computes. All work goes through one stream, in order; only reading a value waits for it.
+/// A GPU that computes. All kernels go through one stream, in order; only reading a value waits for it. Copies and transfers have streams of their own.
 #[derive(Debug)]
 pub(in crate::kernels) struct Cuda {
     gpu: Gpu,
@@ -33,6 +34,8 @@ pub(in crate::kernels) struct Cuda {
 pub(super) struct State {
     pub(super) memory: Memory,
     pub(super) staging: Staging,
+    /// What goes to the host and comes from it.
+    pub(super) copies: Crossing,
     pub(super) products: Products,
     /// The kernels of each format that was asked for.
     functions: Vec<(Format, Arc<Functions>)>,
@@ -47,12 +50,13 @@ impl Cuda {
     pub(in crate::kernels) fn open(ordinal: usize) -> Result<Self, CudaError> {
         let gpu = Gpus::find()?.usable(ordinal)?.clone();
         let context = CudaContext::new(ordinal).failed_to("make a context")?;
-        // SAFETY: the events keep several streams in order, and there is one.
+        // SAFETY: cudarc's events keep streams in order that share its slices. Ours share buffers, and `Crossing` keeps those in order.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().failed_to("make a stream")?;
         let state = State {
             memory: Memory::new(Arc::clone(&stream)),
             staging: Staging::default(),
+            copies: Crossing::beside(&stream)?,
             products: Products::new(Arc::clone(&stream))?,
             functions: Vec::new(),
         };
@@ -152,28 +156,32 @@ impl Cuda {
         Ok(buffer)
     }
 
-    /// A new value of `len` elements of f32 that `fill` writes.
+    /// A new value of `len` elements of f32 that `fill` writes. It is there when the event comes.
     pub(super) fn upload<E: From<ModelError>>(
         &self,
         len: usize,
         fill: impl FnOnce(&mut [f32]) -> Result<(), E>,
-    ) -> Result<Arc<Buffer>, E> {
+    ) -> Result<(Arc<Buffer>, Arc<CudaEvent>), E> {
         self.bind().map_err(ModelError::from)?;
         let mut state = self.state();
-        let State { memory, staging, .. } = &mut *state;
+        let State { memory, staging, copies, .. } = &mut *state;
         let target = memory.take_value(len * size_of::<f32>())?;
         let mut filled = Ok(());
-        let uploaded = staging.upload(&self.stream, len, &target, |elements| filled = fill(elements));
-        uploaded.map_err(ModelError::from)?;
-        filled.map(|()| target)
+        let fill = |elements: &mut [f32]| filled = fill(elements);
+        let written = staging.upload((&self.stream, copies), len, &target, fill).map_err(ModelError::from)?;
+        filled.map(|()| (target, written))
     }
 
-    /// Elements of f32, when they have been computed.
-    pub(super) fn download(&self, address: u64, len: usize) -> Result<HostElements, CudaError> {
+    /// Begins to read elements of f32.
+    pub(super) fn download(&self, source: &Arc<Buffer>, elements: (u64, usize)) -> Result<HostElements, CudaError> {
         self.bind()?;
-        // The lock is not held while the copy is waited for.
-        let coming = self.state().staging.download(&self.stream, (address, len))?;
-        coming.wait()
+        let State { staging, copies, .. } = &mut *self.state();
+        staging.download((&self.stream, copies), source, elements)
+    }
+
+    /// The stream that computes.
+    pub(super) fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
     }
 
     /// After a panic the memory is as good as before: every run writes what it reads.

@@ -3,6 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use cudarc::driver::CudaEvent;
+
+use super::attempt::Attempt;
 use super::device::Cuda;
 use super::memory::Buffer;
 use super::staging::HostElements;
@@ -24,13 +27,22 @@ pub(in crate::kernels) struct Elements {
     buffer: Arc<Buffer>,
     format: Format,
     range: Range<usize>,
+    /// Comes when another stream than the one that computes has written them; `None` where that one does.
+    written: Option<Arc<CudaEvent>>,
+    /// They are on their way to the host, or there.
+    reading: Option<HostElements>,
 }
 
 impl Elements {
     /// The first of a buffer's.
     pub(super) fn new(cuda: Arc<Cuda>, buffer: Arc<Buffer>, (format, len): (Format, usize)) -> Self {
         assert!(len * element_bytes(format) <= buffer.bytes(), "{len} elements in {} bytes", buffer.bytes());
-        Self { cuda, buffer, format, range: 0..len }
+        Self { cuda, buffer, format, range: 0..len, written: None, reading: None }
+    }
+
+    /// The same, of which another stream writes the elements; they are there when the event comes.
+    pub(super) fn written_by(self, written: Arc<CudaEvent>) -> Self {
+        Self { written: Some(written), ..self }
     }
 
     /// New ones in f32, written by `fill`.
@@ -39,15 +51,34 @@ impl Elements {
         len: usize,
         fill: impl FnOnce(&mut [f32]) -> Result<(), E>,
     ) -> Result<Self, E> {
-        let buffer = cuda.upload(len, fill)?;
-        Ok(Self::new(Arc::clone(cuda), buffer, (Format::F32, len)))
+        let (buffer, written) = cuda.upload(len, fill)?;
+        Ok(Self::new(Arc::clone(cuda), buffer, (Format::F32, len)).written_by(written))
     }
 
     /// Some of them.
     pub(in crate::kernels) fn slice(&self, range: Range<usize>) -> Self {
         let range = self.range.start + range.start..self.range.start + range.end;
         assert!(range.end <= self.range.end, "{range:?} of {:?}", self.range);
-        Self { range, ..self.clone() }
+        let reading = self.reading.clone().filter(|_| range == self.range);
+        Self { range, reading, ..self.clone() }
+    }
+
+    /// Sees to it that what is computed from now on finds them written.
+    pub(in crate::kernels) fn settle(&self) -> Result<(), ModelError> {
+        let Some(written) = &self.written else { return Ok(()) };
+        Ok(self.cuda.stream().wait(written).failed_to("keep two streams in order")?)
+    }
+
+    pub(in crate::kernels) fn format(&self) -> Format {
+        self.format
+    }
+
+    pub(super) fn buffer(&self) -> &Arc<Buffer> {
+        &self.buffer
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.range.len() * element_bytes(self.format)
     }
 
     /// Where they begin, for kernels.
@@ -91,10 +122,19 @@ impl Elements {
         Ok(Self::new(Arc::clone(&self.cuda), target, (format, len)))
     }
 
+    /// The same, on their way to the host.
+    pub(in crate::kernels) fn start_reading(&self) -> Result<Self, ModelError> {
+        let floats = self.to_format(Format::F32)?;
+        let reading = self.cuda.download(&floats.buffer, (floats.address(), floats.range.len()))?;
+        Ok(Self { reading: Some(reading), ..self.clone() })
+    }
+
     /// As f32 on the host, when they have been computed.
     pub(in crate::kernels) fn read(&self) -> Result<HostElements, ModelError> {
-        let floats = self.to_format(Format::F32)?;
-        Ok(self.cuda.download(floats.address(), floats.range.len())?)
+        match &self.reading {
+            Some(reading) => Ok(reading.clone().wait()?),
+            None => self.start_reading()?.read(),
+        }
     }
 }
 

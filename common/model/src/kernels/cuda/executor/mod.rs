@@ -1,7 +1,7 @@
 //! Carries out on a GPU what a graph was lowered to.
 //!
 //! ```text
-//!   Kernels::value ──fill──► Staging (pinned) ──────────────► Elements ──┐
+//!   Kernels::value ──fill──► Staging (pinned) ──copies──────► Elements ──┐ ◄── transfers ──► SideStream: another GPU's
 //!   Prepared::run ──► Steps: Lowered, for these rows ──► Cuda: one stream, in order ──► Elements (outputs)
 //!                                                          │ Memory: registers, scratch, buffers of values
 //!                                                          │ Products: cuBLASLt, an algorithm for each shape
@@ -12,14 +12,17 @@
 //! of its size.
 
 mod attempt;
+mod crossing;
 mod device;
 mod elements;
 mod graph_memory;
 mod libraries;
+mod mark;
 mod memory;
 #[cfg(test)]
 mod parity;
 mod products;
+mod side_stream;
 mod staging;
 mod steps;
 mod visible;
@@ -27,5 +30,7 @@ mod visible;
 pub(in crate::kernels) use device::Cuda;
 pub(in crate::kernels) use elements::Elements;
 pub(in crate::kernels) use graph_memory::memory_of;
+pub use mark::Mark;
+pub use side_stream::SideStream;
 pub(in crate::kernels) use steps::Steps;
 pub(super) use visible::{find, free_bytes};

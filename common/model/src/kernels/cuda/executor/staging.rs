@@ -1,16 +1,18 @@
 //! Memory of the host that the GPU copies to and from by itself: pinned, and used again.
 //!
 //! ```text
-//!   a caller fills ──► pinned buffer ── copied in the stream's order ──► value        nobody waits
-//!   value ── copied in the stream's order ──► pinned buffer ──► a caller reads        once the copy's event has come
+//!   a caller fills ──► pinned buffer ── copied beside what is computed ──► value        only the GPU waits, where it is read
+//!   value ── copied beside what is computed ──► pinned buffer ──► a caller reads        once the copy's event has come
 //! ```
 
+use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result};
 
 use super::attempt::Attempt;
+use super::crossing::Crossing;
 use super::memory::Buffer;
 use crate::kernels::cuda::error::CudaError;
 
@@ -36,7 +38,8 @@ struct Pinned {
     copied: CudaEvent,
 }
 
-/// Elements that came from the GPU, in memory that is used again once they are dropped.
+/// Elements that come from the GPU, in memory that is used again once they are dropped.
+#[derive(Clone)]
 pub(in crate::kernels) struct HostElements {
     pinned: Arc<Pinned>,
     /// The beginning of the pinned memory.
@@ -51,39 +54,44 @@ unsafe impl Send for HostElements {}
 unsafe impl Sync for HostElements {}
 
 impl Staging {
-    /// Has `fill` write elements, and copies them to the GPU in the stream's order.
+    /// Has `fill` write elements, and copies them to the GPU beside what is computed. Whoever reads the target there waits for the event first.
     pub(super) fn upload(
         &mut self,
-        stream: &Arc<CudaStream>,
+        (computing, copies): (&CudaStream, &mut Crossing),
         len: usize,
-        target: &Buffer,
+        target: &Arc<Buffer>,
         fill: impl FnOnce(&mut [f32]),
-    ) -> Result<(), CudaError> {
-        let mut pinned = self.take(stream, len * size_of::<f32>())?;
+    ) -> Result<Arc<CudaEvent>, CudaError> {
+        let mut pinned = self.take(copies.stream(), len * size_of::<f32>())?;
         let bytes = pinned.bytes(len * size_of::<f32>())?;
         fill(bytemuck::cast_slice_mut(bytes));
         assert!(bytes.len() <= target.bytes(), "{} bytes into {}", bytes.len(), target.bytes());
+        copies.begin(computing)?;
         // SAFETY: the target has room, and pinned memory is neither written nor freed before the event that is recorded behind the copy.
-        unsafe { result::memcpy_htod_async(target.address(), bytes, stream.cu_stream()) }
+        unsafe { result::memcpy_htod_async(target.address(), bytes, copies.stream().cu_stream()) }
             .failed_to("copy a value from the host")?;
-        pinned.copied.record(stream).failed_to("record an event")?;
+        pinned.copied.record(copies.stream()).failed_to("record an event")?;
         self.buffers.push(Arc::new(pinned));
-        Ok(())
+        copies.end(target)
     }
 
-    /// Begins to copy elements from the GPU; they are there when [`HostElements::wait`] returns.
+    /// Begins to copy elements from the GPU, as they are once it has computed what it was given; they are there when [`HostElements::wait`] returns.
     pub(super) fn download(
         &mut self,
-        stream: &Arc<CudaStream>,
+        (computing, copies): (&CudaStream, &mut Crossing),
+        source: &Arc<Buffer>,
         (address, len): (u64, usize),
     ) -> Result<HostElements, CudaError> {
-        let mut pinned = self.take(stream, len * size_of::<f32>())?;
+        let mut pinned = self.take(copies.stream(), len * size_of::<f32>())?;
         let bytes = pinned.bytes(len * size_of::<f32>())?;
         let elements = bytes.as_ptr().cast();
-        // SAFETY: callers name elements of a buffer that they hold; the target has their length, and nobody reads it before the event.
-        unsafe { result::memcpy_dtoh_async(bytes, address, stream.cu_stream()) }
+        copies.begin(computing)?;
+        // SAFETY: the elements are of the source, which is held until they are copied; the target has their length, and nobody reads it before
+        // the event.
+        unsafe { result::memcpy_dtoh_async(bytes, address, copies.stream().cu_stream()) }
             .failed_to("copy a value to the host")?;
-        pinned.copied.record(stream).failed_to("record an event")?;
+        pinned.copied.record(copies.stream()).failed_to("record an event")?;
+        copies.end(source)?;
         let pinned = Arc::new(pinned);
         self.buffers.push(Arc::clone(&pinned));
         Ok(HostElements { pinned, address: elements, len })
@@ -154,6 +162,12 @@ impl Deref for HostElements {
 impl AsRef<[u8]> for HostElements {
     fn as_ref(&self) -> &[u8] {
         bytemuck::cast_slice(self)
+    }
+}
+
+impl fmt::Debug for HostElements {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "HostElements({})", self.len)
     }
 }
 
