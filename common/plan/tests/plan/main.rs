@@ -6,4 +6,5 @@ mod encodings;
 mod invariants;
 mod planning;
 mod resuming;
+mod streams;
 mod support;
