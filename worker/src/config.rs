@@ -96,11 +96,12 @@ pub enum Membership {
 }
 
 impl DeviceKind {
-    /// The clock of what this process computes. Simulated workers share a process and a clock of their own: there carrying is free.
+    /// The clock of what carrying takes from this process' computing. Simulated workers share a process and a clock of their own: there
+    /// carrying is free. A GPU computes on while its host carries, and the process' clock would count the other GPUs' workers too.
     pub(crate) fn processor_time(&self) -> fn() -> Duration {
         match self {
-            Self::Simulated(_) => || Duration::ZERO,
-            Self::Cuda(_) | Self::Paced(_) | Self::Thread => asyncdiff_common::system::processor_time,
+            Self::Cuda(_) | Self::Simulated(_) => || Duration::ZERO,
+            Self::Paced(_) | Self::Thread => asyncdiff_common::system::processor_time,
         }
     }
 }

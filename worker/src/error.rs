@@ -50,7 +50,7 @@ impl WorkerError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Bug { .. } => ExitCode::Bug,
-            Self::Gpu(CudaError::Call { .. } | CudaError::Compile { .. }) => ExitCode::Hardware,
+            Self::Gpu(error) if error.is_hardware() => ExitCode::Hardware,
             Self::Gpu(_) | Self::LocalCheckpoint { .. } | Self::Superseded => ExitCode::Operator,
             Self::Refused { .. } => ExitCode::Peer,
             Self::Thread { .. } => ExitCode::Hardware,

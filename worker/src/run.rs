@@ -31,8 +31,26 @@ pub async fn run(
     coordinator: Vec<Endpoint>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), WorkerError> {
-    let checkpoint = open_local(config.model.clone()).await?;
-    let local = LocalWeights { checkpoint, cache: open_cache(config.cache.clone()).await };
+    let local = open_local_weights(config.model.clone(), config.cache.clone()).await?;
+    run_with(local, config, network, coordinator, shutdown).await
+}
+
+/// What this machine has of parameters: opened once, for all workers of a process.
+pub(crate) async fn open_local_weights(
+    model: Option<String>,
+    cache: Option<CacheConfig>,
+) -> Result<LocalWeights, WorkerError> {
+    Ok(LocalWeights { checkpoint: open_local(model).await?, cache: open_cache(cache).await })
+}
+
+/// [`run`] with parameters that are open already, whatever the settings say of them.
+pub(crate) async fn run_with(
+    local: LocalWeights,
+    config: WorkerConfig,
+    network: Arc<dyn Network>,
+    coordinator: Vec<Endpoint>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), WorkerError> {
     let (device, driver) = device::start(&config)?;
     let processor_time = config.device.processor_time();
     let (ended, mut has_ended) = oneshot::channel();

@@ -58,6 +58,13 @@ impl Cluster {
         }
         command.spawn().unwrap()
     }
+
+    /// One process with so many devices that compute nothing.
+    fn paced(&self, name: &str, devices: u32) -> Child {
+        let mut command = worker(&self.state.path().join(name));
+        command.args(["--name", name, "--paced", "1e9", "--paced-devices", &devices.to_string()]);
+        command.env("ASYNCDIFF_JOIN_LINE", self.line()).spawn().unwrap()
+    }
 }
 
 fn worker(state: &Path) -> Command {
@@ -207,4 +214,47 @@ async fn devices_are_listed_and_what_keeps_gpus_from_being_used_is_said() {
     let is_said = expected.split('|').any(|text| log.contains(text));
     assert!(code == 2 && is_said && log.contains("cannot compute on a GPU") && log.contains("hint: "), "{code} {log}");
     assert!(std::fs::read_dir(state.path()).unwrap().next().is_none(), "it has begun to join");
+}
+
+/// Two devices in one process are two workers, with a state directory, a name and a place in the cluster each.
+#[tokio::test]
+async fn a_process_is_a_worker_for_each_of_its_devices() {
+    let cluster = Cluster::start().await;
+    let mut coordinator = FakeCoordinator::on(Arc::clone(&cluster.node) as Arc<_>);
+    let mut process = cluster.paced("box", 2);
+    let mut names = [coordinator.welcome().await, coordinator.welcome().await];
+    names.sort_unstable();
+    assert_eq!(names, ["box", "box-2"].map(|name| PeerName::worker(name).unwrap()));
+    let endpoint = |name: &PeerName| coordinator.workers[name].hello.endpoint.clone();
+    assert_ne!(endpoint(&names[0]), endpoint(&names[1]));
+    let mut output = BufReader::new(process.stdout.take().unwrap()).lines();
+    for _worker in &names {
+        let said = tokio::time::timeout(PATIENCE, output.next_line()).await.unwrap().unwrap().unwrap();
+        assert!(said.starts_with("worker box") && said.contains("is a member of the cluster"), "{said}");
+    }
+    // One is let go by the coordinator; the other one works until the process is asked to end.
+    coordinator.tell(&names[0], &ToWorker::MayLeave { reason: "drained".to_owned() }).await;
+    terminate(&process).await;
+    assert_eq!(wants_to_leave(&mut coordinator).await, names[1]);
+    coordinator.tell(&names[1], &ToWorker::MayLeave { reason: "nobody needs it".to_owned() }).await;
+    let (code, log) = end_of(process).await;
+    assert!(code == 0 && log.contains("worker=box-2"), "{log}");
+}
+
+#[tokio::test]
+async fn a_worker_that_fails_leaves_the_others_of_its_process_working() {
+    let cluster = Cluster::start().await;
+    let mut coordinator = FakeCoordinator::on(Arc::clone(&cluster.node) as Arc<_>);
+    let process = cluster.paced("box", 2);
+    let mut names = [coordinator.welcome().await, coordinator.welcome().await];
+    names.sort_unstable();
+    coordinator.tell(&names[1], &ToWorker::Refused { reason: "it was removed".to_owned() }).await;
+    coordinator.wait_for(|from, event| (*from == names[1] && matches!(event, Event::Closed)).then_some(())).await;
+    // The other one is there and leaves in peace; what the process ends with is the failure.
+    terminate(&process).await;
+    assert_eq!(wants_to_leave(&mut coordinator).await, names[0]);
+    coordinator.tell(&names[0], &ToWorker::MayLeave { reason: "nobody needs it".to_owned() }).await;
+    let (code, log) = end_of(process).await;
+    assert!(code == 3 && log.contains("error: worker box-2: it was removed"), "{code} {log}");
+    assert!(log.contains("the others go on"), "{log}");
 }

@@ -1,8 +1,8 @@
-//! `worker join --device`: which device, from what was asked for and what there is.
+//! `worker join --device`: which devices, from what was asked for and what there is.
 
 use std::num::NonZeroU32;
 
-use asyncdiff_model::kernels::{CudaError, DeviceChoice, Gpus};
+use asyncdiff_model::kernels::{CudaError, DeviceChoice, DeviceSet, Gpus};
 
 use crate::{DeviceKind, LayerTime};
 
@@ -14,53 +14,67 @@ pub(super) struct ChosenDevice {
     pub(super) kind: DeviceKind,
     /// Memory that components may take, where the device says.
     pub(super) memory_bytes: Option<u64>,
-    /// For people: such as `2 threads`.
-    pub(super) text: String,
+    /// The GPU for people, such as `cuda:1, NVIDIA H100`.
+    gpu: Option<String>,
 }
 
 impl ChosenDevice {
-    /// Nothing is computed.
-    pub(super) fn paced(flops_per_second: f64, threads: NonZeroU32) -> Self {
-        let kind = DeviceKind::Paced(LayerTime::at_rate(flops_per_second));
-        Self { kind, memory_bytes: None, text: threads_text(threads) }
+    /// What was asked for, all of it; without a wish every GPU that can be used, else the CPU.
+    pub(super) fn find(asked: Option<DeviceSet>) -> Result<Vec<Self>, CudaError> {
+        let chosen = decide(asked, Gpus::find)?.into_iter().map(Self::open);
+        if asked.is_some() {
+            return chosen.collect();
+        }
+        let or_warn = |opened: Result<Self, CudaError>| {
+            opened.inspect_err(|error| tracing::warn!(%error, "a GPU cannot be used and is left out")).ok()
+        };
+        let found: Vec<Self> = chosen.filter_map(or_warn).collect();
+        Ok(if found.is_empty() { vec![Self::cpu()] } else { found })
     }
 
-    /// What was asked for, or the best that there is.
-    pub(super) fn find(asked: Option<DeviceChoice>, threads: NonZeroU32) -> Result<Self, CudaError> {
-        match decide(asked, Gpus::find)? {
-            DeviceChoice::Cpu => Ok(Self { kind: DeviceKind::Thread, memory_bytes: None, text: threads_text(threads) }),
-            DeviceChoice::Cuda(ordinal) => {
-                let gpus = Gpus::find()?;
-                let gpu = gpus.usable(ordinal)?;
-                let free = gpu.free_bytes()?;
-                let text = format!("{}, {}", DeviceChoice::Cuda(ordinal), gpu.name);
-                Ok(Self { kind: DeviceKind::Cuda(ordinal), memory_bytes: Some(free - free / KEPT_SHARE), text })
-            }
-        }
+    /// So many that compute nothing.
+    pub(super) fn paced(flops_per_second: f64, count: NonZeroU32) -> Vec<Self> {
+        let kind = || DeviceKind::Paced(LayerTime::at_rate(flops_per_second));
+        (0..count.get()).map(|_| Self { kind: kind(), ..Self::cpu() }).collect()
+    }
+
+    /// For people.
+    pub(super) fn text(&self, threads: NonZeroU32) -> String {
+        self.gpu.clone().unwrap_or_else(|| threads_text(threads))
+    }
+
+    fn cpu() -> Self {
+        Self { kind: DeviceKind::Thread, memory_bytes: None, gpu: None }
+    }
+
+    fn open(choice: DeviceChoice) -> Result<Self, CudaError> {
+        let DeviceChoice::Cuda(ordinal) = choice else { return Ok(Self::cpu()) };
+        let gpus = Gpus::find()?;
+        let gpu = gpus.usable(ordinal)?;
+        let free = gpu.free_bytes()?;
+        let text = format!("{choice}, {}", gpu.name);
+        Ok(Self { kind: DeviceKind::Cuda(ordinal), memory_bytes: Some(free - free / KEPT_SHARE), gpu: Some(text) })
     }
 }
 
-/// The device by its name. What was asked for is there or an error; otherwise the first GPU if it can be used.
+/// The devices by their names. What was asked for is there or an error; otherwise all GPUs if they can be used.
 fn decide(
-    asked: Option<DeviceChoice>,
+    asked: Option<DeviceSet>,
     find: impl FnOnce() -> Result<Gpus, CudaError>,
-) -> Result<DeviceChoice, CudaError> {
+) -> Result<Vec<DeviceChoice>, CudaError> {
     match asked {
-        Some(DeviceChoice::Cpu) => Ok(DeviceChoice::Cpu),
-        Some(DeviceChoice::Cuda(ordinal)) => find()?.usable(ordinal).map(|gpu| DeviceChoice::Cuda(gpu.ordinal)),
+        Some(DeviceSet::Cpu) => Ok(vec![DeviceChoice::Cpu]),
+        Some(set) => find()?.of(set),
         None => match find() {
-            Ok(gpus) if gpus.visible.is_empty() => Ok(DeviceChoice::Cpu),
-            Ok(gpus) => Ok(match gpus.usable(0) {
-                Ok(gpu) => DeviceChoice::Cuda(gpu.ordinal),
-                Err(error) => {
-                    tracing::warn!(%error, "there is a GPU that cannot be used; computing on the CPU");
-                    DeviceChoice::Cpu
-                }
-            }),
-            Err(CudaError::NotBuilt | CudaError::MissingLibrary(_)) => Ok(DeviceChoice::Cpu),
+            Ok(gpus) if gpus.visible.is_empty() => Ok(vec![DeviceChoice::Cpu]),
+            Ok(gpus) => Ok(gpus.of(DeviceSet::AllGpus).unwrap_or_else(|error| {
+                tracing::warn!(%error, "there is a GPU that cannot be used; computing on the CPU");
+                vec![DeviceChoice::Cpu]
+            })),
+            Err(CudaError::NotBuilt | CudaError::MissingLibrary(_)) => Ok(vec![DeviceChoice::Cpu]),
             Err(error) => {
                 tracing::warn!(%error, "the GPU's driver does not answer; computing on the CPU");
-                Ok(DeviceChoice::Cpu)
+                Ok(vec![DeviceChoice::Cpu])
             }
         },
     }
@@ -84,26 +98,33 @@ mod tests {
         Ok(Gpus { visible: (0..count).map(gpu).collect(), driver_cuda: (13, 0), missing })
     }
 
+    fn cuda(ordinals: impl IntoIterator<Item = usize>) -> Vec<DeviceChoice> {
+        ordinals.into_iter().map(DeviceChoice::Cuda).collect()
+    }
+
     #[test]
-    fn without_a_wish_the_first_gpu_computes_if_it_can() {
-        assert_eq!(decide(None, || gpus(2, Vec::new())), Ok(DeviceChoice::Cuda(0)));
-        assert_eq!(decide(None, || gpus(0, Vec::new())), Ok(DeviceChoice::Cpu));
-        assert_eq!(decide(None, || gpus(1, vec![CudaLibrary::Nvrtc])), Ok(DeviceChoice::Cpu));
+    fn without_a_wish_all_gpus_compute_if_they_can() {
+        let cpu = Ok(vec![DeviceChoice::Cpu]);
+        assert_eq!(decide(None, || gpus(2, Vec::new())), Ok(cuda([0, 1])));
+        assert_eq!(decide(None, || gpus(0, Vec::new())), cpu);
+        assert_eq!(decide(None, || gpus(1, vec![CudaLibrary::Nvrtc])), cpu);
         let broken = CudaError::Call { what: "start its driver".to_owned(), reason: "CUDA_ERROR".to_owned() };
         for error in [CudaError::NotBuilt, CudaError::MissingLibrary(CudaLibrary::Driver), broken] {
-            assert_eq!(decide(None, || Err(error)), Ok(DeviceChoice::Cpu));
+            assert_eq!(decide(None, || Err(error)), cpu);
         }
     }
 
     #[test]
     fn what_is_asked_for_is_there_or_an_error() {
-        let (first, third) = (Some(DeviceChoice::Cuda(0)), Some(DeviceChoice::Cuda(2)));
-        assert_eq!(decide(Some(DeviceChoice::Cpu), || panic!("nobody asked for GPUs")), Ok(DeviceChoice::Cpu));
-        assert_eq!(decide(third, || gpus(3, Vec::new())), Ok(DeviceChoice::Cuda(2)));
-        let unknown = CudaError::NoSuchGpu { ordinal: 2, visible: 1 };
-        assert_eq!(decide(third, || gpus(1, Vec::new())), Err(unknown));
+        let (all, third) = (Some(DeviceSet::AllGpus), Some(DeviceSet::Gpu(2)));
+        assert_eq!(decide(Some(DeviceSet::Cpu), || panic!("nobody asked for GPUs")), Ok(vec![DeviceChoice::Cpu]));
+        assert_eq!(decide(third, || gpus(3, Vec::new())), Ok(cuda([2])));
+        assert_eq!(decide(all, || gpus(3, Vec::new())), Ok(cuda([0, 1, 2])));
+        let unknown = |ordinal, visible| Err(CudaError::NoSuchGpu { ordinal, visible });
+        assert_eq!(decide(third, || gpus(1, Vec::new())), unknown(2, 1));
+        assert_eq!(decide(all, || gpus(0, Vec::new())), unknown(0, 0));
         let missing = || gpus(1, vec![CudaLibrary::CublasLt]);
-        assert_eq!(decide(first, missing), Err(CudaError::MissingLibrary(CudaLibrary::CublasLt)));
-        assert_eq!(decide(first, || Err(CudaError::NotBuilt)), Err(CudaError::NotBuilt));
+        assert_eq!(decide(all, missing), Err(CudaError::MissingLibrary(CudaLibrary::CublasLt)));
+        assert_eq!(decide(all, || Err(CudaError::NotBuilt)), Err(CudaError::NotBuilt));
     }
 }

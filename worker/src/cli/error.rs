@@ -51,6 +51,24 @@ pub enum CliError {
     /// No place for the state directory is known.
     #[error("no place for the worker's state is known: neither XDG_STATE_HOME nor HOME is set\nhint: give --state-dir")]
     NoStateHome,
+    /// The ports for the workers of a process run out.
+    #[error(
+        "there are no ports from {first} on for {workers} workers, two for each\nhint: give --listen a lower port, or none"
+    )]
+    NoPorts {
+        /// The first one's.
+        first: u16,
+        /// How many workers there are.
+        workers: u32,
+    },
+    /// One of several workers of this process ended.
+    #[error("worker {worker}: {error}")]
+    OneOfSeveral {
+        /// Its name.
+        worker: String,
+        /// Why.
+        error: Box<CliError>,
+    },
     /// The actors' runtime cannot be made.
     #[error("cannot start the worker's runtime: {0}\nhint: see this user's limits (`ulimit -a`)")]
     Runtime(io::Error),
@@ -86,6 +104,7 @@ impl CliError {
     /// The exit code that says whose fault it is.
     pub fn exit_code(&self) -> ExitCode {
         match self {
+            Self::OneOfSeveral { error, .. } => error.exit_code(),
             Self::Worker(error) => error.exit_code(),
             Self::Enrol(EnrolError::Unreachable { .. } | EnrolError::VersionMismatch { .. }) => ExitCode::Peer,
             Self::Runtime(_) | Self::Signals(_) => ExitCode::Hardware,
@@ -94,6 +113,7 @@ impl CliError {
             | Self::Identity(_)
             | Self::LineFile { .. }
             | Self::NoLine { .. }
+            | Self::NoPorts { .. }
             | Self::NoStateHome
             | Self::Start(_)
             | Self::StateDir(_)

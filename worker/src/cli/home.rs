@@ -1,5 +1,6 @@
-//! Where a worker's state is: the directory that was named, or the first free default one.
+//! Where workers' state is: the directory that was named, or the first free default ones.
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use asyncdiff_transport::identity::{StateDir, StateDirError};
@@ -15,20 +16,25 @@ pub(super) struct Home {
     pub(super) number: u32,
 }
 
-/// Opens and locks the directory.
-pub(super) fn open(named: Option<&Path>) -> Result<Home, CliError> {
-    match named {
-        Some(path) => Ok(Home { state: StateDir::open(path)?, number: 1 }),
-        None => first_free(&default_home()?),
-    }
+/// Opens and locks a directory for each worker of the process: the named one, and others within it for those behind the first; else
+/// default ones.
+pub(super) fn open(named: Option<&Path>, workers: NonZeroU32) -> Result<Vec<Home>, CliError> {
+    let Some(path) = named else { return first_free(&default_home()?, workers) };
+    // Inside, since whoever holds the first one's lock has all of them: a second process cannot take some.
+    let path_of = |number: u32| if number == 1 { path.to_owned() } else { path.join(format!("worker-{number}")) };
+    (1..=workers.get()).map(|number| Ok(Home { state: StateDir::open(path_of(number))?, number })).collect()
 }
 
-fn first_free(home: &Path) -> Result<Home, CliError> {
+fn first_free(home: &Path, workers: NonZeroU32) -> Result<Vec<Home>, CliError> {
+    let mut homes = Vec::new();
     for number in 1..=DEFAULT_DIRS {
         match StateDir::open(home.join(format!("worker-{number}"))) {
-            Ok(state) => return Ok(Home { state, number }),
+            Ok(state) => homes.push(Home { state, number }),
             Err(StateDirError::InUse { .. }) => {}
             Err(error) => return Err(error.into()),
+        }
+        if homes.len() == workers.get() as usize {
+            return Ok(homes);
         }
     }
     Err(CliError::TooManyWorkers { home: home.to_owned(), limit: DEFAULT_DIRS })
@@ -45,13 +51,28 @@ fn default_home() -> Result<PathBuf, CliError> {
 mod tests {
     use super::*;
 
+    fn numbers(homes: &[Home]) -> Vec<u32> {
+        homes.iter().map(|home| home.number).collect()
+    }
+
     #[test]
     fn two_workers_get_two_directories() {
         let folder = tempfile::tempdir().unwrap();
-        let first = first_free(folder.path()).unwrap();
-        let second = first_free(folder.path()).unwrap();
-        assert_eq!((first.number, second.number), (1, 2));
+        let first = first_free(folder.path(), NonZeroU32::MIN).unwrap();
+        let more = first_free(folder.path(), NonZeroU32::new(2).unwrap()).unwrap();
+        assert_eq!((numbers(&first), numbers(&more)), (vec![1], vec![2, 3]));
         drop(first);
-        assert_eq!(first_free(folder.path()).unwrap().number, 1);
+        assert_eq!(numbers(&first_free(folder.path(), NonZeroU32::new(2).unwrap()).unwrap()), [1, 4]);
+    }
+
+    #[test]
+    fn a_named_directory_holds_those_of_the_other_workers() {
+        let folder = tempfile::tempdir().unwrap();
+        let named = folder.path().join("state");
+        let homes = open(Some(&named), NonZeroU32::new(3).unwrap()).unwrap();
+        let paths: Vec<&Path> = homes.iter().map(|home| home.state.path()).collect();
+        assert_eq!(paths, [named.as_path(), &named.join("worker-2"), &named.join("worker-3")]);
+        let again = open(Some(&named), NonZeroU32::MIN);
+        assert!(matches!(again, Err(CliError::StateDir(StateDirError::InUse { .. }))));
     }
 }

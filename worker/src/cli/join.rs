@@ -1,147 +1,99 @@
-//! `worker join`: from a join line to a member that works.
+//! `worker join`: from a join line to members that work, one for each device.
+//!
+//! ```text
+//!   devices ─┬─ home ── membership ── Member ─► its own network, certificate and device thread
+//!            └─ home ── membership ── Member ─► …                         checkpoint and cache are one for all
+//! ```
+//!
+//! Workers of one process are as strangers to each other: a GPU that fails takes no other one's work with it. A process whose last worker has
+//! left ends with the first failure's exit code, if there was one.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::sync::Arc;
 
-use asyncdiff_common::config::format_bytes;
-use asyncdiff_common::wire::Endpoint;
-use asyncdiff_transport::PeerName;
-use asyncdiff_transport::identity::{CoordinatorAddress, JoinedCluster};
-use asyncdiff_transport::link::{Admission, Link};
-use asyncdiff_transport::network::{BoxFuture, DialError, Incoming, Network};
-use asyncdiff_transport::quic::{LinkTiming, QuicConfig, QuicNode};
+use asyncdiff_transport::identity::JoinedCluster;
 use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tracing::Instrument;
 
 use super::device::ChosenDevice;
-use super::options::ListenAddress;
-use super::{CliError, JoinOptions, Lifetime, home, membership};
-use crate::{Membership, WorkerConfig, WorkerError};
-use asyncdiff_common::owned_task::OwnedTask;
+use super::home::{self, Home};
+use super::member::{Ending, Member, Place};
+use super::{CliError, JoinOptions, Lifetime, membership};
+use crate::WorkerError;
+use crate::run::open_local_weights;
+use crate::weights::LocalWeights;
 
-/// Joins and works until `lifetime` ends.
-pub(super) async fn join(options: JoinOptions, threads: NonZeroU32, lifetime: Lifetime) -> Result<(), CliError> {
-    let (drain, mut is_draining) = watch::channel(false);
+/// Joins and works until `lifetime` ends, or every worker has ended by itself.
+pub(super) async fn join(options: JoinOptions, lifetime: Lifetime) -> Result<(), CliError> {
+    let (drain, draining) = watch::channel(false);
+    let (stop, stopping) = watch::channel(false);
     let shutdown = lifetime.shutdown(drain)?;
     tokio::pin!(shutdown);
     // Before anybody is told that there is a worker.
-    let device = match options.simulation.paced {
-        Some(flops_per_second) => ChosenDevice::paced(flops_per_second, threads),
-        None => ChosenDevice::find(options.device, threads).map_err(WorkerError::from)?,
+    let devices = match options.simulation.paced {
+        Some(flops_per_second) => ChosenDevice::paced(flops_per_second, options.simulation.paced_devices),
+        None => ChosenDevice::find(options.device).map_err(WorkerError::from)?,
     };
-    let home = home::open(options.state_dir.as_deref())?;
+    let workers = NonZeroU32::new(devices.len() as u32).unwrap_or(NonZeroU32::MIN);
+    let homes = home::open(options.state_dir.as_deref(), workers)?;
+    let mut is_draining = draining.clone();
     let joined = tokio::select! {
-        joined = membership::obtain(&home, &options) => joined?,
+        joined = obtain_all(&homes, &options) => joined?,
         () = &mut shutdown => return Ok(()),
         _ = is_draining.wait_for(|drain| *drain) => return Ok(()),
     };
-    let listen = options.listen.unwrap_or_else(|| default_listen(&joined.coordinator));
-    let name = joined.identity.name().clone();
-    let quic = QuicConfig {
-        control_address: listen.control,
-        data_address: listen.data,
-        limit: options.simulation.link_limit,
-        timing: if options.simulation.paced.is_some() { LinkTiming::patient() } else { LinkTiming::default() },
-        ..QuicConfig::new(joined.identity.clone(), listen.control.ip())
-    };
-    let node = Arc::new(QuicNode::start(quic).await?);
-    let network = Advertised { node: Arc::clone(&node), host: options.advertise.clone() };
-    let (membership, changes) = watch::channel(Membership::Joining);
-    let mut config = WorkerConfig {
-        threads: threads.get(),
-        cpus: options.cpus().to_vec(),
-        model: options.model.clone(),
-        cache: options.cache(),
-        weights_bytes_per_second: options.weights_rate,
-        device: device.kind,
-        ..WorkerConfig::new()
-    };
-    config.memory_bytes = match (options.memory, device.memory_bytes) {
-        (Some(asked), Some(there)) => asked.min(there),
-        (asked, there) => asked.or(there).unwrap_or(config.memory_bytes),
-    };
-    config.membership = Some(membership);
-    config.drain = Some(is_draining);
-    let announcement = announcement(&name, &joined, (&device.text, config.memory_bytes));
-    let _announcing = OwnedTask::spawn(announce(changes, announcement));
-    let coordinator = joined.coordinator.into_iter().map(endpoint).collect();
-    let ended = crate::run(config, Arc::new(network), coordinator, shutdown).await;
-    node.stop().await;
-    Ok(ended?)
-}
-
-/// One line for whoever started the worker: that it is a member, of what, with what.
-fn announcement(name: &PeerName, joined: &JoinedCluster, (device, memory_bytes): (&str, u64)) -> String {
-    let at: Vec<String> =
-        joined.coordinator.iter().map(|address| format!("{}:{}", address.host, address.control_port)).collect();
-    let memory = format_bytes(memory_bytes as f64);
-    format!("{name} is a member of the cluster at {} ({device}, {memory})", at.join(", "))
-}
-
-async fn announce(mut changes: watch::Receiver<Membership>, line: String) {
-    if changes.wait_for(|membership| *membership == Membership::Member).await.is_ok() {
-        println!("{line}");
+    let local = open_local_weights(options.model.clone(), options.cache()).await?;
+    let mut members = Vec::new();
+    for ((device, joined), number) in devices.into_iter().zip(joined).zip(1..) {
+        members.push(Member::start(&options, Place { number, workers }, device, joined).await?);
+    }
+    let ending = Ending { drain: draining, stop: stopping };
+    let mut running: JoinSet<_> =
+        members.into_iter().map(|member| run(member, workers, local.clone(), ending.clone())).collect();
+    let mut first_failure = Ok(());
+    loop {
+        tokio::select! {
+            () = &mut shutdown, if !*stop.borrow() => drop(stop.send_replace(true)),
+            ended = running.join_next() => match ended {
+                None => return first_failure,
+                Some(ended) => first_failure = first_failure.and(of_worker(ended, running.len())),
+            },
+        }
     }
 }
 
-/// Everywhere, or only on loopback where the coordinator is only there.
-fn default_listen(coordinator: &[CoordinatorAddress]) -> ListenAddress {
-    let addresses: Vec<Option<IpAddr>> = coordinator.iter().map(|address| address.host.parse().ok()).collect();
-    let all = |wanted: fn(&IpAddr) -> bool| addresses.iter().all(|address| address.as_ref().is_some_and(wanted));
-    let is_ipv6 = all(IpAddr::is_ipv6);
-    ListenAddress::any_port(match (all(IpAddr::is_loopback), is_ipv6) {
-        (true, true) => Ipv6Addr::LOCALHOST.into(),
-        (true, false) => Ipv4Addr::LOCALHOST.into(),
-        (false, true) => Ipv6Addr::UNSPECIFIED.into(),
-        (false, false) => Ipv4Addr::UNSPECIFIED.into(),
-    })
+/// A worker's life. One of several is named in its log and in what it fails by.
+async fn run(member: Member, workers: NonZeroU32, local: LocalWeights, ending: Ending) -> Result<(), CliError> {
+    if workers == NonZeroU32::MIN {
+        return member.run(local, ending).await;
+    }
+    let worker = member.name();
+    let span = tracing::info_span!("process", %worker);
+    let ended = member.run(local, ending).instrument(span).await;
+    ended.map_err(|error| CliError::OneOfSeveral { worker, error: Box::new(error) })
 }
 
-fn endpoint(address: CoordinatorAddress) -> Endpoint {
-    Endpoint { host: address.host, control_port: address.control_port, data_port: address.data_port }
+/// How a worker ended. What the last one failed by is said by the process's end.
+fn of_worker(ended: Result<Result<(), CliError>, JoinError>, others: usize) -> Result<(), CliError> {
+    let bug = |error: JoinError| WorkerError::Bug { part: "task", reason: error.to_string() };
+    let ended = ended.map_err(|error| CliError::from(bug(error))).flatten();
+    match &ended {
+        Ok(()) if others > 0 => tracing::info!(others, "a worker of this process has left; the others go on"),
+        Err(error) if others > 0 => {
+            tracing::error!(%error, others, "a worker of this process has failed; the others go on")
+        }
+        Ok(()) | Err(_) => {}
+    }
+    ended
 }
 
-/// The QUIC endpoints, reached by others at a host that the operator named.
-struct Advertised {
-    node: Arc<QuicNode>,
-    host: Option<String>,
-}
-
-impl Network for Advertised {
-    fn endpoint(&self) -> Endpoint {
-        let seen = self.node.endpoint();
-        Endpoint { host: self.host.clone().unwrap_or(seen.host), ..seen }
+/// A membership for each worker, one after the other, so that numbers of default names follow those of devices.
+async fn obtain_all(homes: &[Home], options: &JoinOptions) -> Result<Vec<JoinedCluster>, CliError> {
+    let token = membership::token(options)?;
+    let mut joined = Vec::with_capacity(homes.len());
+    for (home, number) in homes.iter().zip(1..) {
+        let name = membership::name_of(options.name.as_ref(), number);
+        joined.push(membership::obtain(home, token.as_ref(), name.as_ref()).await?);
     }
-
-    fn connect<'a>(
-        &'a self,
-        peer: &'a PeerName,
-        endpoint: &'a Endpoint,
-        admission: Arc<dyn Admission>,
-    ) -> BoxFuture<'a, Result<Link, DialError>> {
-        Network::connect(&*self.node, peer, endpoint, admission)
-    }
-
-    fn accept(&self) -> BoxFuture<'_, Option<Incoming>> {
-        Network::accept(&*self.node)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn listen(hosts: &[&str]) -> IpAddr {
-        let address = |host: &&str| CoordinatorAddress { host: (*host).into(), control_port: 1, data_port: 2 };
-        default_listen(&hosts.iter().map(address).collect::<Vec<_>>()).control.ip()
-    }
-
-    #[test]
-    fn a_worker_of_a_loopback_coordinator_listens_on_loopback_only() {
-        assert_eq!(listen(&["127.0.0.1"]), IpAddr::from(Ipv4Addr::LOCALHOST));
-        assert_eq!(listen(&["::1"]), IpAddr::from(Ipv6Addr::LOCALHOST));
-        assert_eq!(listen(&["127.0.0.1", "192.0.2.7"]), IpAddr::from(Ipv4Addr::UNSPECIFIED));
-        assert_eq!(listen(&["box.example"]), IpAddr::from(Ipv4Addr::UNSPECIFIED));
-        assert_eq!(listen(&["2001:db8::7"]), IpAddr::from(Ipv6Addr::UNSPECIFIED));
-    }
+    Ok(joined)
 }

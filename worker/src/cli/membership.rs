@@ -16,13 +16,27 @@ const ENROL_DEADLINE: Duration = Duration::from_secs(5);
 /// Default names that are tried when they are taken.
 const DEFAULT_NAMES: u32 = 64;
 
-/// The membership to work with: the stored one if it is of the line's cluster and of the wanted name, else a new one.
-pub(super) async fn obtain(home: &Home, options: &JoinOptions) -> Result<JoinedCluster, CliError> {
-    let token = join_line(options)?.map(|line| line.parse::<JoinToken>()).transpose()?;
+/// What the join line says, if there is one.
+pub(super) fn token(options: &JoinOptions) -> Result<Option<JoinToken>, CliError> {
+    Ok(join_line(options)?.map(|line| line.parse::<JoinToken>()).transpose()?)
+}
+
+/// The name that a worker of the process is to have: the wanted one for the first, and with its number for the others.
+pub(super) fn name_of(wanted: Option<&WorkerName>, number: u32) -> Option<WorkerName> {
+    let wanted = wanted?;
+    Some(if number == 1 { wanted.clone() } else { numbered(wanted.as_str(), number) })
+}
+
+/// The membership to work with: the stored one if it is of the token's cluster and of the wanted name, else a new one.
+pub(super) async fn obtain(
+    home: &Home,
+    token: Option<&JoinToken>,
+    name: Option<&WorkerName>,
+) -> Result<JoinedCluster, CliError> {
     let stored = JoinedCluster::load(&home.state)?;
     match (token, stored) {
         (None, None) => Err(CliError::NoLine { dir: home.state.path().to_owned() }),
-        (None, Some(stored)) => match &options.name {
+        (None, Some(stored)) => match name {
             Some(wanted) if !is_name(&stored, wanted) => Err(CliError::EnrolledAs {
                 dir: home.state.path().to_owned(),
                 found: stored.identity.name().to_string(),
@@ -32,15 +46,15 @@ pub(super) async fn obtain(home: &Home, options: &JoinOptions) -> Result<JoinedC
         },
         (Some(token), Some(stored))
             if stored.identity.fingerprint() == token.authority
-                && options.name.as_ref().is_none_or(|wanted| is_name(&stored, wanted)) =>
+                && name.is_none_or(|wanted| is_name(&stored, wanted)) =>
         {
             // The line knows better where the coordinator is now.
-            let joined = JoinedCluster { coordinator: token.addresses, ..stored };
+            let joined = JoinedCluster { coordinator: token.addresses.clone(), ..stored };
             joined.store(&home.state)?;
             Ok(joined)
         }
         (Some(token), _) => {
-            let joined = enrol_as(&token, home, options.name.as_ref()).await?;
+            let joined = enrol_as(token, home, name).await?;
             joined.store(&home.state)?;
             Ok(joined)
         }
@@ -55,7 +69,7 @@ async fn enrol_as(token: &JoinToken, home: &Home, name: Option<&WorkerName>) -> 
     // Another state directory of this host, or another host of this name, may have the first choice.
     let mut number = home.number;
     loop {
-        let name = default_name(&host_name(), number);
+        let name = numbered(&host_name(), number);
         match enrol(token, &name, &key, ENROL_DEADLINE).await {
             Err(EnrolError::Refused(EnrolRefusal::NameTaken { .. })) if number < home.number + DEFAULT_NAMES => {
                 number += 1;
@@ -81,10 +95,10 @@ fn read_line(path: &Path) -> Result<String, CliError> {
     std::fs::read_to_string(path).map_err(|source| CliError::LineFile { path: path.to_owned(), source })
 }
 
-fn default_name(host: &str, number: u32) -> WorkerName {
-    // The number must survive where a long host name is cut.
+fn numbered(name: &str, number: u32) -> WorkerName {
+    // The number must survive where a long name is cut.
     let suffix = format!("-{number}");
-    let kept: String = host.chars().take(asyncdiff_transport::WORKER_NAME_LIMIT - suffix.len()).collect();
+    let kept: String = name.chars().take(asyncdiff_transport::WORKER_NAME_LIMIT - suffix.len()).collect();
     WorkerName::nearest(&format!("{}{suffix}", WorkerName::nearest(&kept)))
 }
 
@@ -99,8 +113,16 @@ mod tests {
 
     #[test]
     fn default_names_keep_their_number() {
-        assert_eq!(default_name("GPU_box.example", 2).as_str(), "gpu-box-example-2");
-        assert!(default_name(&"a".repeat(200), 17).as_str().ends_with("a-17"));
-        assert_eq!(default_name("", 1).as_str(), "worker-1");
+        assert_eq!(numbered("GPU_box.example", 2).as_str(), "gpu-box-example-2");
+        assert!(numbered(&"a".repeat(200), 17).as_str().ends_with("a-17"));
+        assert_eq!(numbered("", 1).as_str(), "worker-1");
+    }
+
+    #[test]
+    fn the_first_worker_has_the_name_and_the_others_a_number_behind_it() {
+        let wanted = WorkerName::new("box").unwrap();
+        let names = [1, 2, 3].map(|number| name_of(Some(&wanted), number).unwrap().to_string());
+        assert_eq!(names, ["box", "box-2", "box-3"]);
+        assert_eq!(name_of(None, 1), None);
     }
 }

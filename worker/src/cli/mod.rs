@@ -6,6 +6,7 @@ mod error;
 mod home;
 mod join;
 mod lifetime;
+mod member;
 mod membership;
 mod options;
 
@@ -72,7 +73,6 @@ pub fn main_from(arguments: impl IntoIterator<Item = OsString>, lifetime: Lifeti
 }
 
 fn join(options: JoinOptions, lifetime: Lifetime) -> Result<(), CliError> {
-    let threads = options.threads();
     telemetry::init(options.log.log_format, Verbosity::Info)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(system::BLOCKING_THREADS)
@@ -80,5 +80,5 @@ fn join(options: JoinOptions, lifetime: Lifetime) -> Result<(), CliError> {
         .build()
         .map_err(CliError::Runtime)?;
     // Actors share one thread: layers are computed on the device's, and the network has its own.
-    runtime.block_on(join::join(options, threads, lifetime))
+    runtime.block_on(join::join(options, lifetime))
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use asyncdiff_common::config::parse_bytes;
 use asyncdiff_common::telemetry::LogFormat;
-use asyncdiff_model::kernels::DeviceChoice;
+use asyncdiff_model::kernels::DeviceSet;
 use asyncdiff_transport::WorkerName;
 use asyncdiff_transport::quic::LinkLimit;
 use clap::Args;
@@ -26,33 +26,35 @@ pub struct JoinOptions {
     #[arg(long, value_name = "FILE", conflicts_with = "line")]
     pub line_file: Option<PathBuf>,
 
-    /// The worker's name in the cluster. Default: the host's name with a number.
+    /// The worker's name in the cluster; with several GPUs the first one's, and NAME-2, NAME-3, … are the others'. Default: the host's name
+    /// with a number.
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
     pub name: Option<WorkerName>,
 
-    /// What computes: `cpu`, `cuda` for the first GPU, or `cuda:N` for another. Default: the first GPU if this program was built for GPUs and
-    /// everything is there, else the CPU; `worker devices` says what is missing.
+    /// What computes: `cpu`, `cuda` for all GPUs that CUDA_VISIBLE_DEVICES leaves, a worker for each, or `cuda:N` for one of them. Default: all
+    /// GPUs if this program was built for GPUs and everything is there, else the CPU; `worker devices` says what is missing.
     #[arg(long, value_name = "DEVICE")]
-    pub(super) device: Option<DeviceChoice>,
+    pub(super) device: Option<DeviceSet>,
 
-    /// Threads that compute. Default: as many as there are cores.
+    /// Threads that compute, for each worker of the process. Default: as many as there are cores, divided by the workers.
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroU32>,
 
-    /// CPUs that the computing threads are kept on, one each, such as `0-3,8`. Default: wherever the operating system likes.
+    /// CPUs that the computing threads are kept on, one each, such as `0-3,8`; several GPUs' workers share them out. Default: wherever the
+    /// operating system likes.
     #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
     cpus: Option<CpuList>,
 
-    /// Memory that components may take, such as `8GiB`. Default: what is available.
+    /// Memory that components may take, such as `8GiB`; of each GPU, where there are several. Default: what is available.
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     pub memory: Option<u64>,
 
-    /// Where the worker keeps its key and certificate, one directory for each process.
-    /// Default: the first free of `worker-1`, `worker-2`, … under `~/.local/state/asyncdiff`.
+    /// Where the worker keeps its key and certificate, one directory for each process; with several GPUs the others' are `worker-2`, `worker-3`,
+    /// … in it. Default: the first free of `worker-1`, `worker-2`, … under `~/.local/state/asyncdiff`, one for each GPU.
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
-    /// The address to listen on: `IP` for any free UDP ports, or `IP:PORT` for PORT (control) and PORT + 1 (data).
+    /// The address to listen on: `IP` for any free UDP ports, or `IP:PORT` for PORT (control) and PORT + 1 (data), the next two for the next GPU.
     /// Default: all addresses, or loopback only if the coordinator is on loopback.
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<ListenAddress>,
@@ -92,6 +94,10 @@ pub(super) struct SimulationOptions {
     #[arg(long, hide = true, value_name = "FLOPS", value_parser = parse_rate)]
     pub(super) paced: Option<f64>,
 
+    /// So many devices of that rate, with a worker for each in this process, as with several GPUs.
+    #[arg(long, hide = true, value_name = "N", requires = "paced", default_value = "1")]
+    pub(super) paced_devices: NonZeroU32,
+
     /// Bytes per second and microseconds of delay that each link is limited to, in each direction, such as `125000000,200`.
     #[arg(long, hide = true, value_name = "LIMIT")]
     pub(super) link_limit: Option<LinkLimit>,
@@ -125,16 +131,21 @@ pub struct ListenAddress {
 }
 
 impl JoinOptions {
-    /// The number of threads: as asked for, else one for each CPU that they are kept on, else as many as there are cores.
-    pub(super) fn threads(&self) -> NonZeroU32 {
-        let listed = || NonZeroU32::new(self.cpus().len() as u32);
-        let cores = || std::thread::available_parallelism().ok().and_then(|cores| NonZeroU32::try_from(cores).ok());
+    /// Threads of each of so many workers: as asked for, else one for each CPU that they are kept on, else as many as there are cores.
+    pub(super) fn threads(&self, workers: NonZeroU32) -> NonZeroU32 {
+        let share = |count: usize| NonZeroU32::new(count as u32 / workers);
+        let listed = || share(self.cpus.as_ref().map_or(0, |list| list.0.len()));
+        let cores = || std::thread::available_parallelism().ok().and_then(|cores| share(cores.get()));
         self.threads.or_else(listed).or_else(cores).unwrap_or(NonZeroU32::MIN)
     }
 
-    /// The CPUs that threads are kept on; none for any.
-    pub(super) fn cpus(&self) -> &[Cpu] {
-        self.cpus.as_ref().map_or(&[], |list| &list.0)
+    /// The CPUs that the threads of one of so many workers are kept on: a share of them, or all where there are fewer than workers. None for any.
+    pub(super) fn cpus(&self, number: u32, workers: NonZeroU32) -> &[Cpu] {
+        let cpus = self.cpus.as_ref().map_or(&[][..], |list| &list.0);
+        match cpus.len() / workers.get() as usize {
+            0 => cpus,
+            share => cpus.chunks_exact(share).nth(number as usize - 1).unwrap_or(cpus),
+        }
     }
 }
 
@@ -154,6 +165,19 @@ impl ListenAddress {
     pub fn any_port(address: IpAddr) -> Self {
         let address = SocketAddr::new(address, 0);
         Self { control: address, data: address }
+    }
+
+    /// For the worker of that number, from 1: the ports behind those of the workers before it. `None` where there are none.
+    #[must_use]
+    pub(super) fn of_worker(self, number: u32) -> Option<Self> {
+        let later = |address: SocketAddr| {
+            let port = match address.port() {
+                0 => 0,
+                port => u16::try_from(u32::from(port) + 2 * (number - 1)).ok()?,
+            };
+            Some(SocketAddr::new(address.ip(), port))
+        };
+        Some(Self { control: later(self.control)?, data: later(self.data)? })
     }
 }
 
@@ -225,6 +249,29 @@ mod tests {
         for text in ["", "a", "3-1", "0,0", "0-2000", "-1", "1,"] {
             assert!(list(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn workers_of_a_process_share_cpus_and_ports() {
+        use clap::Parser;
+
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: JoinOptions,
+        }
+        let options = |arguments: &[&str]| Line::parse_from([&["worker"], arguments].concat()).options;
+        let two = NonZeroU32::new(2).unwrap();
+        let four_cpus = options(&["--cpus", "0-3"]);
+        assert_eq!((four_cpus.cpus(1, two), four_cpus.cpus(2, two)), (&[Cpu(0), Cpu(1)][..], &[Cpu(2), Cpu(3)][..]));
+        assert_eq!((four_cpus.threads(two).get(), four_cpus.threads(NonZeroU32::MIN).get()), (2, 4));
+        let one_cpu = options(&["--cpus", "5"]);
+        assert_eq!((one_cpu.cpus(1, two), one_cpu.cpus(2, two)), (&[Cpu(5)][..], &[Cpu(5)][..]));
+        assert_eq!(options(&["--threads", "3"]).threads(two).get(), 3);
+        let listen: ListenAddress = "192.0.2.7:65530".parse().unwrap();
+        let second = listen.of_worker(2).unwrap();
+        assert_eq!((second.control.port(), second.data.port()), (65532, 65533));
+        assert_eq!((listen.of_worker(1), listen.of_worker(4)), (Some(listen), None));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use candle_core::{Device, Tensor};
 
-pub use choice::DeviceChoice;
+pub use choice::{DeviceChoice, DeviceSet};
 pub use cpu::{CAP_VARIABLE, Format, Isa, Peak};
 pub use cuda::{CudaError, CudaLibrary, Gpu, Gpus, Mark, SideStream};
 pub use floats::{Lent, LentMemory};

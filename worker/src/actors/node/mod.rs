@@ -20,6 +20,7 @@ use asyncdiff_transport::weights::WeightServer;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::SessionRef;
 use super::control_session::{ControlSession, SessionArguments, SessionMessage};
@@ -181,26 +182,25 @@ impl Actor for Node {
         message: NodeMessage,
         state: &mut NodeState,
     ) -> Result<(), ActorProcessingErr> {
-        match message {
-            NodeMessage::Checked { job, epoch, result } => state.handle_checked(job, epoch, result).await,
-            NodeMessage::Collected { job, epoch, result } => state.handle_collected(job, epoch, result).await,
-            NodeMessage::AskPeer { ticket, peer, endpoint, digests } => {
-                state.redirect(ticket, &peer, &endpoint, digests).await;
-            }
-            NodeMessage::Request { session, request, body } => match *body {
-                WorkerRequest::MeasureLink { peer, endpoint } if state.may_run(session, request) => {
-                    state.measure_link(request, &peer, &endpoint).await;
+        // Actors that a handler starts belong to this worker's lines of the log too.
+        let span = state.span.clone();
+        let handled = async {
+            match message {
+                NodeMessage::Checked { job, epoch, result } => state.handle_checked(job, epoch, result).await,
+                NodeMessage::Collected { job, epoch, result } => state.handle_collected(job, epoch, result).await,
+                NodeMessage::AskPeer { ticket, peer, endpoint, digests } => {
+                    state.redirect(ticket, &peer, &endpoint, digests).await;
                 }
-                body => {
-                    let _span = state.span.clone().entered();
-                    state.handle_request(session, request, body);
-                }
-            },
-            other => {
-                let _span = state.span.clone().entered();
-                state.handle_now(other);
+                NodeMessage::Request { session, request, body } => match *body {
+                    WorkerRequest::MeasureLink { peer, endpoint } if state.may_run(session, request) => {
+                        state.measure_link(request, &peer, &endpoint).await;
+                    }
+                    body => state.handle_request(session, request, body),
+                },
+                other => state.handle_now(other),
             }
-        }
+        };
+        handled.instrument(span).await;
         Ok(())
     }
 

@@ -41,6 +41,14 @@ pub enum CudaError {
     NotBuilt,
 }
 
+impl CudaError {
+    /// Whether the GPU or its driver is at fault, and not what was asked for or installed.
+    #[must_use]
+    pub fn is_hardware(&self) -> bool {
+        matches!(self, Self::Call { .. } | Self::Compile { .. })
+    }
+}
+
 /// A library that a GPU is used by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CudaLibrary {

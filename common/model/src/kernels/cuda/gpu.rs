@@ -1,6 +1,7 @@
 //! The GPUs that this process can see, found without touching them: no context, no memory.
 
 use super::error::{CudaError, CudaLibrary};
+use crate::kernels::{DeviceChoice, DeviceSet};
 
 /// What there is of GPUs and of what they are used by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,16 @@ impl Gpus {
         let gpu = self.visible.get(ordinal).ok_or_else(unknown)?;
         self.missing.first().map_or(Ok(gpu), |&library| Err(CudaError::MissingLibrary(library)))
     }
+
+    /// The devices of a set, if all can be used; at least one.
+    pub fn of(&self, set: DeviceSet) -> Result<Vec<DeviceChoice>, CudaError> {
+        let ordinals = match set {
+            DeviceSet::AllGpus => 0..self.visible.len().max(1),
+            DeviceSet::Cpu => return Ok(vec![DeviceChoice::Cpu]),
+            DeviceSet::Gpu(ordinal) => ordinal..ordinal + 1,
+        };
+        ordinals.map(|ordinal| self.usable(ordinal).map(|gpu| DeviceChoice::Cuda(gpu.ordinal))).collect()
+    }
 }
 
 impl Gpu {
@@ -68,6 +79,15 @@ mod tests {
         assert_eq!(gpus(Vec::new()).usable(2), Err(CudaError::NoSuchGpu { ordinal: 2, visible: 2 }));
         let missing = gpus(vec![CudaLibrary::Nvrtc]);
         assert_eq!(missing.usable(0), Err(CudaError::MissingLibrary(CudaLibrary::Nvrtc)));
+    }
+
+    #[test]
+    fn all_gpus_are_at_least_one() {
+        let none = Gpus { visible: Vec::new(), ..gpus(Vec::new()) };
+        assert_eq!(none.of(DeviceSet::AllGpus), Err(CudaError::NoSuchGpu { ordinal: 0, visible: 0 }));
+        assert_eq!(none.of(DeviceSet::Cpu), Ok(vec![DeviceChoice::Cpu]));
+        let both = vec![DeviceChoice::Cuda(0), DeviceChoice::Cuda(1)];
+        assert_eq!(gpus(Vec::new()).of(DeviceSet::AllGpus), Ok(both));
     }
 
     #[test]
