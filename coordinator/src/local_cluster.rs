@@ -8,7 +8,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use asyncdiff_model::kernels::DeviceChoice;
 use asyncdiff_transport::identity::{ClusterAuthority, CoordinatorAddress, IdentityError};
 use asyncdiff_transport::quic::{LinkTiming, QuicConfig, QuicNode, StartError};
 use thiserror::Error;
@@ -17,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::actors::Limits;
 use crate::cluster::{Cluster, ClusterConfig, ClusterError};
+use crate::local_devices::LocalDevice;
 use crate::model_store::ModelStore;
 use crate::worker_processes::{ExitedWorker, ProcessError, ProcessSettings, Simulation, WorkerProcesses};
 use asyncdiff_common::owned_task::OwnedTask;
@@ -40,8 +40,8 @@ pub struct LocalClusterConfig {
     pub model: Option<String>,
     /// Worker processes; 0 if others are to join.
     pub workers: usize,
-    /// What each computes on.
-    pub device: DeviceChoice,
+    /// What each computes on; without an entry on the CPU.
+    pub devices: Vec<LocalDevice>,
     /// Threads of each.
     pub threads_per_worker: u32,
     /// The CPUs that each worker's threads are kept on, such as `0,1`; without an entry wherever the operating system likes.
@@ -62,7 +62,7 @@ impl LocalClusterConfig {
             store,
             model: None,
             workers,
-            device: DeviceChoice::Cpu,
+            devices: Vec::new(),
             threads_per_worker: 1,
             cpus: Vec::new(),
             limits: Limits::default(),
@@ -129,7 +129,7 @@ impl LocalCluster {
         let join_line = authority.invite(vec![address], JOIN_LINE_VALID)?.to_string();
         let settings = ProcessSettings {
             program: config.program,
-            device: config.device,
+            devices: config.devices,
             threads: config.threads_per_worker,
             cpus: config.cpus,
             model: config.model,

@@ -12,7 +12,6 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use asyncdiff_model::kernels::DeviceChoice;
 use asyncdiff_transport::quic::LinkLimit;
 use tempfile::TempDir;
 use thiserror::Error;
@@ -21,6 +20,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::local_devices::LocalDevice;
 use crate::local_workers::JOIN_LINE_VARIABLE;
 use asyncdiff_common::owned_task::OwnedTask;
 
@@ -42,8 +42,8 @@ pub struct ProcessSettings {
     pub workers: usize,
     /// The first one's number: they are called `local-1` and so on, and no two of a cluster may have one name.
     pub first: usize,
-    /// What each computes on.
-    pub device: DeviceChoice,
+    /// What each computes on; without an entry on the CPU.
+    pub devices: Vec<LocalDevice>,
     /// Threads of each.
     pub threads: u32,
     /// The CPUs that each one's threads are kept on, as `worker join --cpus` takes them; without an entry wherever the operating system likes.
@@ -66,7 +66,7 @@ impl ProcessSettings {
             program: None,
             workers,
             first: 1,
-            device: DeviceChoice::Cpu,
+            devices: Vec::new(),
             threads: 1,
             cpus: Vec::new(),
             caches: Vec::new(),
@@ -190,12 +190,13 @@ impl WorkerProcesses {
         let program = settings.program.clone().map_or_else(this, Ok);
         let unknown = |source| ProcessError::Spawn { program: PathBuf::from("this program"), source };
         let (program, arguments) = program.map_err(unknown)?;
+        let LocalDevice { device, memory_bytes } = settings.devices.get(index).copied().unwrap_or_default();
         let mut command = Command::new(&program);
         command
             .args(arguments)
             .arg("join")
             .args(["--name", name, "--threads", &settings.threads.to_string()])
-            .args(["--device", &settings.device.to_string()])
+            .args(["--device", &device.to_string()])
             .arg("--state-dir")
             .arg(self._state.path().join(name))
             // A command line is visible to other users of a machine.
@@ -214,6 +215,10 @@ impl WorkerProcesses {
             // What is in this coordinator's files need not be in others of this machine too.
             None => command.args(["--cache-limit", "0"]),
         };
+        if let Some(bytes) = memory_bytes {
+            // In a unit that is as fine as anybody needs it.
+            command.args(["--memory", &format!("{}KiB", bytes >> 10)]);
+        }
         if let Some(cpus) = settings.cpus.get(index) {
             command.args(["--cpus", cpus]);
         }

@@ -1,12 +1,12 @@
 //! `coordinator run`: a picture here and now. A coordinator in this process, workers in processes of their own, all ended at the end.
 
-use std::num::NonZeroU32;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use asyncdiff_common::exit::ExitCode;
-use asyncdiff_model::kernels::DeviceChoice;
+use asyncdiff_model::kernels::{CudaError, DeviceSet};
 use asyncdiff_plan::Wishes;
 use bytes::Bytes;
 use clap::Args;
@@ -21,6 +21,7 @@ use crate::job::{JobRecord, JobRequest, JobSettings};
 use crate::job_spec::{JobOutcome, JobSpec};
 use crate::local_cluster::{LocalCluster, LocalClusterConfig};
 use crate::local_cpus::{place, share_out};
+use crate::local_devices::local_devices;
 use crate::render::{Alone, Progress, chrome_trace};
 use crate::serve_config::ServeConfig;
 
@@ -43,13 +44,13 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "PATH|HUB_ID", env = "ASYNCDIFF_MODEL", help_heading = "Picture")]
     model: Option<String>,
 
-    /// Local worker processes
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=WORKERS_LIMIT), help_heading = "Workers")]
-    workers: u16,
+    /// Local worker processes [default: one for each GPU that computes; 2 on the CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=WORKERS_LIMIT), help_heading = "Workers")]
+    workers: Option<u16>,
 
-    /// What each of them computes on: cpu, cuda for the first GPU, or cuda:N for another; all on the same one
+    /// What they compute on: cpu, cuda for all GPUs that CUDA_VISIBLE_DEVICES leaves, or cuda:N for one of them; more workers than GPUs share them
     #[arg(long, value_name = "DEVICE", default_value_t, help_heading = "Workers")]
-    device: DeviceChoice,
+    device: DeviceSet,
 
     /// Threads that each of them computes with [default: cores divided by workers, at least 1]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Workers")]
@@ -96,17 +97,25 @@ async fn start(args: &RunArgs, progress: &Progress) -> Result<(LocalCluster, Job
     let store = open_store(args.model.clone()).await?;
     // What the model cannot make is refused before workers are started.
     store.planning_setup(&request.settings)?;
-    let threads = args.threads_per_worker.unwrap_or_else(|| threads_per_worker(args.workers));
-    progress.say(&format!("starting {}, each with {}", count(args.workers.into(), "worker"), count(threads, "thread")));
+    let devices = local_devices(args.device, args.workers.map(usize::from)).map_err(unusable)?;
+    let workers = devices.len();
+    let threads = args.threads_per_worker.unwrap_or_else(|| threads_per_worker(workers));
+    progress.say(&format!("starting {}, each with {}", count(workers, "worker"), count(threads as usize, "thread")));
     let local = LocalCluster::start(LocalClusterConfig {
         model: args.model.clone(),
-        device: args.device,
+        devices,
         threads_per_worker: threads,
-        cpus: cpus(args.cpus.as_deref(), usize::from(args.workers), threads as usize)?,
+        cpus: cpus(args.cpus.as_deref(), workers, threads as usize)?,
         limits: config.limits,
-        ..LocalClusterConfig::new(store, args.workers.into())
+        ..LocalClusterConfig::new(store, workers)
     });
     Ok((local.await?, request))
+}
+
+/// Why there are no GPUs to compute on.
+fn unusable(error: CudaError) -> Failure {
+    let code = if error.is_hardware() { ExitCode::Hardware } else { ExitCode::Operator };
+    Failure::new(code, format!("cannot compute on a GPU: {error}"))
 }
 
 fn deliver(args: &RunArgs, path: PathBuf, ((job, outcome), alone): &Made) -> Result<(), Failure> {
@@ -163,12 +172,11 @@ fn cpus(asked: Option<&str>, workers: usize, threads: usize) -> Result<Vec<Strin
     }
 }
 
-fn threads_per_worker(workers: u16) -> u32 {
-    let cores = std::thread::available_parallelism()
-        .map_or(NonZeroU32::MIN, |cores| NonZeroU32::try_from(cores).unwrap_or(NonZeroU32::MIN));
-    (cores.get() / u32::from(workers)).max(1)
+fn threads_per_worker(workers: usize) -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    (cores / workers.max(1)).max(1) as u32
 }
 
-fn count(number: u32, what: &str) -> String {
+fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

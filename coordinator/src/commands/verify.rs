@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use asyncdiff_common::exit::ExitCode;
 use asyncdiff_common::wire::ComputeType;
-use asyncdiff_model::kernels::DeviceChoice;
+use asyncdiff_model::kernels::DeviceSet;
 use clap::{Args, ValueEnum};
 
 use crate::cli::{Failure, print_line};
@@ -25,9 +25,9 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_enum, default_value_t = Compute::F32)]
     dtype: Compute,
 
-    /// What computes: cpu, cuda for the first GPU, or cuda:N for another; runs on a GPU are made by processes (--way processes)
+    /// What computes: cpu, cuda for all GPUs, which workers share, or cuda:N for one; runs on GPUs are made by processes (--way processes)
     #[arg(long, value_name = "DEVICE", default_value_t)]
-    device: DeviceChoice,
+    device: DeviceSet,
 
     /// Print one JSON object per line
     #[arg(long)]

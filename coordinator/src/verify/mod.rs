@@ -12,7 +12,7 @@ mod ways;
 use std::path::Path;
 
 use asyncdiff_common::wire::ComputeType;
-use asyncdiff_model::kernels::DeviceChoice;
+use asyncdiff_model::kernels::DeviceSet;
 
 pub use golden::GoldenError;
 pub use report::{Line, Verdict};
@@ -30,8 +30,8 @@ pub struct Making {
     pub way: Way,
     /// What runs are computed in; parts are in f32.
     pub compute: ComputeType,
-    /// What computes. Runs are made on another device than the CPU by processes only.
-    pub device: DeviceChoice,
+    /// What computes. Runs are made on another device than the CPU by processes only; parts on the first one.
+    pub device: DeviceSet,
 }
 
 /// Checks a folder of golden data, or a folder of such folders, and hands out a line for each run and part.
@@ -39,7 +39,7 @@ pub async fn verify(path: &Path, making: Making, on_line: &mut (dyn FnMut(Line) 
     for (folder, kind) in golden::find(path)? {
         match kind {
             // Text encoders and VAEs are computed in f32 always.
-            GoldenKind::Parts => parts::verify(&folder, making.device, on_line)?,
+            GoldenKind::Parts => parts::verify(&folder, making.device.first(), on_line)?,
             GoldenKind::Runs => verify_runs(&folder, making, on_line).await?,
         }
     }

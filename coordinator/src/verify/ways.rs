@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use asyncdiff_model::kernels::DeviceChoice;
+use asyncdiff_model::kernels::DeviceSet;
 use asyncdiff_transport::PeerName;
 use asyncdiff_transport::network::SimulatedNetwork;
 
@@ -14,6 +14,7 @@ use crate::cluster::{Cluster, ClusterConfig};
 use crate::denoise::Denoised;
 use crate::in_process::run_in_process;
 use crate::local_cluster::{LocalCluster, LocalClusterConfig};
+use crate::local_devices::local_devices;
 use crate::local_workers::{Pace, SimulatedWorker};
 use crate::model_store::{FormulaModel, ModelStore};
 
@@ -47,11 +48,11 @@ pub(super) enum Runner {
 impl Runner {
     /// Starts what the way needs: `workers` workers, so that every slot of a plan has one.
     pub(super) async fn start(
-        (way, device): (Way, DeviceChoice),
+        (way, device): (Way, DeviceSet),
         model: FormulaModel,
         workers: usize,
     ) -> anyhow::Result<Self> {
-        if way != Way::Processes && device != DeviceChoice::Cpu {
+        if way != Way::Processes && device != DeviceSet::Cpu {
             bail!("runs are made on {device} by worker processes only: `--way processes`");
         }
         let store = Arc::new(ModelStore::formula(model)?);
@@ -59,7 +60,7 @@ impl Runner {
             Way::InProcess => Ok(Self::InProcess(store)),
             Way::Processes => {
                 let config = LocalClusterConfig {
-                    device,
+                    devices: local_devices(device, Some(workers))?,
                     threads_per_worker: THREADS_PER_WORKER,
                     ..LocalClusterConfig::new(store, workers)
                 };
