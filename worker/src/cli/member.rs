@@ -74,6 +74,7 @@ impl Member {
             cpus: options.cpus(number, workers).to_vec(),
             weights_bytes_per_second: options.weights_rate,
             device: device.kind,
+            nccl: options.nccl,
             ..WorkerConfig::new()
         };
         config.memory_bytes = match (options.memory, device.memory_bytes) {

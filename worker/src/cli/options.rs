@@ -13,7 +13,7 @@ use asyncdiff_transport::quic::LinkLimit;
 use clap::Args;
 
 use super::JOIN_LINE_VARIABLE;
-use crate::config::{CacheConfig, Cpu};
+use crate::config::{CacheConfig, Cpu, Nccl};
 
 /// What `worker join` is told.
 #[derive(Clone, Debug, Args)]
@@ -63,6 +63,11 @@ pub struct JoinOptions {
     #[arg(long, value_name = "HOST")]
     pub advertise: Option<String>,
 
+    /// Whether hidden states go from GPU to GPU over NCCL where both are of one host and NCCL is there: `on` or `off`. Without it they go through
+    /// the host's memory.
+    #[arg(long, value_name = "SETTING", env = NCCL_VARIABLE, default_value = "on", value_parser = parse_nccl)]
+    pub(super) nccl: Nccl,
+
     /// The same checkpoint on this machine, a folder or a hub id: equal parameters are read here instead of sent.
     #[arg(long, value_name = "PATH_OR_HUB_ID")]
     pub model: Option<String>,
@@ -102,6 +107,9 @@ pub(super) struct SimulationOptions {
     #[arg(long, hide = true, value_name = "LIMIT")]
     pub(super) link_limit: Option<LinkLimit>,
 }
+
+/// The same as `--nccl`, for workers that another program starts.
+const NCCL_VARIABLE: &str = "ASYNCDIFF_NCCL";
 
 /// CPUs, as a list of numbers and ranges.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,6 +229,14 @@ fn parse_cpus(text: &str) -> Result<CpuList, String> {
 fn parse_rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate >= 1.0);
     rate.ok_or_else(|| "write operations per second as a number of at least 1".to_owned())
+}
+
+fn parse_nccl(text: &str) -> Result<Nccl, String> {
+    match text {
+        "off" => Ok(Nccl::Off),
+        "on" => Ok(Nccl::On),
+        _ => Err("write `on` or `off`".to_owned()),
+    }
 }
 
 fn parse_memory(text: &str) -> Result<u64, String> {
