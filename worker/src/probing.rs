@@ -163,6 +163,7 @@ impl Probes {
                 shape: vec![bytes],
                 dtype: DType::U8,
                 delta: None,
+                part: None,
             };
             link.send_tensor(TensorFrame { header, payload }).await?;
         }

@@ -31,7 +31,15 @@ async fn joined() -> (SimulatedNetwork, FakeCoordinator, TestWorker, PeerName) {
 
 fn latents(job: JobId, epoch: u32, shape: &[u32]) -> TensorFrame {
     let name = TensorName::Latents(StepIndex(0));
-    let header = TensorHeader { job, epoch: Epoch(epoch), name, shape: shape.to_vec(), dtype: DType::F32, delta: None };
+    let header = TensorHeader {
+        job,
+        epoch: Epoch(epoch),
+        name,
+        shape: shape.to_vec(),
+        dtype: DType::F32,
+        delta: None,
+        part: None,
+    };
     let elements: u32 = shape.iter().product();
     TensorFrame { header, payload: vec![0; 4 * elements as usize].into() }
 }
@@ -84,7 +92,7 @@ async fn refusal_from_peer(change: impl FnOnce(&mut TensorHeader)) -> Refusal {
     let shape: Vec<u32> = std::iter::once(ROWS).chain(row.iter().copied()).collect();
     let name = TensorName::HiddenState(first.instance);
     let (job, epoch, dtype, delta) = (JOB, Epoch(1), DType::F32, first.delta());
-    let mut header = TensorHeader { job, epoch, name, shape, dtype, delta };
+    let mut header = TensorHeader { job, epoch, name, shape, dtype, delta, part: None };
     change(&mut header);
     let payload = vec![0; header.payload_bytes().unwrap() as usize].into();
     link.sender.send_tensor(TensorFrame { header, payload }).await.unwrap();

@@ -68,8 +68,15 @@ impl Pair {
 
 fn probe(number: u64, bytes: u32) -> TensorFrame {
     let name = TensorName::Probe(number);
-    let header =
-        TensorHeader { job: JobId(0), epoch: Epoch(0), name, shape: vec![bytes], dtype: DType::U8, delta: None };
+    let header = TensorHeader {
+        job: JobId(0),
+        epoch: Epoch(0),
+        name,
+        shape: vec![bytes],
+        dtype: DType::U8,
+        delta: None,
+        part: None,
+    };
     TensorFrame { header, payload: vec![0; bytes as usize].into() }
 }
 

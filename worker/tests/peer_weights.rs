@@ -43,7 +43,7 @@ async fn assign(coordinator: &mut FakeCoordinator, worker: &PeerName) -> usize {
 fn weight(wanted: &WantedWeight, payload: bytes::Bytes) -> TensorFrame {
     let WantedWeight { digest, shape, dtype } = wanted.clone();
     let name = TensorName::Weight(digest);
-    let header = TensorHeader { job: JobId(0), epoch: Epoch(0), name, shape, dtype, delta: None };
+    let header = TensorHeader { job: JobId(0), epoch: Epoch(0), name, shape, dtype, delta: None, part: None };
     TensorFrame { header, payload }
 }
 

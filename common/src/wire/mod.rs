@@ -11,7 +11,8 @@
 //!   needs it any more.
 //! - 6: workers have parameters of each other: they say what they hold, and are told whom to ask.
 //! - 7: devices have names.
-//! - 8: hidden states may go from GPU to GPU over NCCL, announced on the link.
+//! - 8: hidden states may go from GPU to GPU over NCCL, announced on the link; elsewhere what a GPU made may come in parts, and as the elements that
+//!   it computes with.
 
 mod control;
 mod failure;
@@ -25,7 +26,7 @@ pub use control::{
 };
 pub use failure::WorkerFailure;
 pub use report::{RankReport, TraceEvent, TraceKind};
-pub use tensor::{ComputeType, DType, MAX_AXES, TENSOR_LIMIT_BYTES, TensorHeader, TensorName, byte_count};
+pub use tensor::{ComputeType, DType, MAX_AXES, TENSOR_LIMIT_BYTES, TensorHeader, TensorName, TensorPart, byte_count};
 pub use weights::{FailedPeer, HELD_WEIGHTS_LIMIT, PeerFault, WEIGHTS_IN_FLIGHT, WantedWeight, WeightEntry};
 
 /// The wire's version: raised whenever a message, a header or a handshake changes its bytes.

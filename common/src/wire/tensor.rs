@@ -25,6 +25,17 @@ pub struct TensorHeader {
     pub dtype: DType,
     /// The bytes are differences from an earlier version of a hidden state, and not the elements themselves.
     pub delta: Option<Delta>,
+    /// The bytes are some of the elements; the others come by themselves.
+    pub part: Option<TensorPart>,
+}
+
+/// Some elements of a hidden state, so that copying them out of a GPU's memory and into another's overlaps the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TensorPart {
+    /// The first of them, channels last.
+    pub first: u32,
+    /// How many.
+    pub elements: u32,
 }
 
 /// Which tensor it is.
@@ -111,13 +122,38 @@ impl TensorHeader {
         }
         let elements = element_count(&self.shape)?;
         let whole = byte_count(&self.shape, self.dtype).filter(|&bytes| bytes <= TENSOR_LIMIT_BYTES)?;
-        Some(self.delta.map_or(whole, |delta| delta.bits.bytes(elements)))
+        match (self.delta, self.part) {
+            (None, None) => Some(whole),
+            (Some(delta), None) => Some(delta.bits.bytes(elements)),
+            (None, Some(TensorPart { first, elements: count })) => {
+                let is_inside = u64::from(first) + u64::from(count) <= elements;
+                is_inside.then(|| u64::from(count) * self.dtype.bytes())
+            }
+            // Differences are of all elements.
+            (Some(_), Some(_)) => None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_has_its_own_bytes_and_lies_inside() {
+        let header = |first, elements| TensorHeader {
+            job: JobId(1),
+            epoch: Epoch(1),
+            name: TensorName::Probe(0),
+            shape: vec![2, 6],
+            dtype: DType::Bf16,
+            delta: None,
+            part: Some(TensorPart { first, elements }),
+        };
+        assert_eq!(header(4, 8).payload_bytes(), Some(16));
+        assert_eq!(header(5, 8).payload_bytes(), None);
+        assert_eq!(header(u32::MAX, u32::MAX).payload_bytes(), None);
+    }
 
     #[test]
     fn a_shape_that_overflows_has_no_byte_count() {

@@ -46,8 +46,15 @@ async fn member(cluster: &TestCluster) -> Link {
 }
 
 async fn tensor(link: &Link, name: TensorName) {
-    let header =
-        TensorHeader { job: JobId(1), epoch: Epoch(0), name, shape: vec![1, 4], dtype: DType::F32, delta: None };
+    let header = TensorHeader {
+        job: JobId(1),
+        epoch: Epoch(0),
+        name,
+        shape: vec![1, 4],
+        dtype: DType::F32,
+        delta: None,
+        part: None,
+    };
     link.sender.send_tensor(TensorFrame { header, payload: vec![0; 16].into() }).await.unwrap();
 }
 

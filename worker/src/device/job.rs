@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use asyncdiff_common::wire::{TensorName, WorkerFailure};
+use asyncdiff_common::wire::{DType, TensorName, TensorPart, WorkerFailure};
 use asyncdiff_model::ModelError;
 use asyncdiff_model::component::Component;
 use asyncdiff_model::encodings::{Decoder, Encoder};
-use asyncdiff_model::kernels::{Kernels, LentMemory, Value};
+use asyncdiff_model::kernels::{Assembly, Kernels, LentMemory, Value};
 use asyncdiff_plan::{
     ComponentId, Epoch, Inbox, InputId, InputKind, Instance, JobId, Lane, Operand, Output, Program, Rank, Source, Work,
 };
@@ -43,6 +43,8 @@ pub(super) struct DeviceJob {
     departures: Departures,
     /// Decodes what peers send, before the inbox sees it.
     decoder: Decoder,
+    /// Hidden states of which parts have come.
+    assemblies: HashMap<Instance, Assembly>,
     recorder: Recorder,
     kernels: Kernels,
     report: Option<ReportOutcome>,
@@ -58,7 +60,11 @@ pub(super) enum Progress {
 
 /// A tensor that has arrived.
 pub(super) enum Arrived {
-    Bytes(Bytes),
+    Bytes {
+        bytes: Bytes,
+        dtype: DType,
+        part: Option<TensorPart>,
+    },
     /// From another GPU; what is computed with it waits for it there.
     Value(Value),
 }
@@ -66,7 +72,7 @@ pub(super) enum Arrived {
 impl Arrived {
     pub(super) fn of(payload: Payload, shape: &[u32]) -> Result<Self, WorkerFailure> {
         match payload {
-            Payload::Bytes(bytes) => Ok(Self::Bytes(bytes)),
+            Payload::Bytes { bytes, dtype, part } => Ok(Self::Bytes { bytes, dtype, part }),
             Payload::Nccl { path, dtype } => {
                 let failed = |reason: String| WorkerFailure::PeerFailed { peer: path.peer().to_string(), reason };
                 let format = element_format(dtype).ok_or_else(|| failed(format!("it sent elements of {dtype:?}")))?;
@@ -117,6 +123,7 @@ impl DeviceJob {
             rows: start.rows,
             as_computed,
             departures,
+            assemblies: HashMap::new(),
             decoder: Decoder::new(&start.plan),
             inbox: Inbox::new(Arc::clone(&start.program), start.plan),
             program: start.program,
@@ -220,7 +227,7 @@ impl DeviceJob {
 
     fn plain_value(&self, arrived: Arrived, shape: &[u32]) -> Result<Value, WorkerFailure> {
         match arrived {
-            Arrived::Bytes(payload) => {
+            Arrived::Bytes { bytes: payload, .. } => {
                 tensor_bytes::from_bytes(&payload, shape, &self.kernels).map_err(|error| unexpected(&error))
             }
             Arrived::Value(value) => Ok(value),
@@ -236,17 +243,46 @@ impl DeviceJob {
         arrived: Arrived,
     ) -> Result<(), WorkerFailure> {
         let payload = match arrived {
-            Arrived::Bytes(payload) => payload,
             // As it was computed: nothing is to be decoded, and nothing is based on it.
             Arrived::Value(value) => {
                 return self.inbox.insert(instance, from, value).map_err(|error| unexpected(&error));
             }
+            Arrived::Bytes { bytes, dtype, part } if self.decoder.is_as_computed(instance) => {
+                if dtype != DType::F32 || part.is_some() {
+                    return self.take_elements((instance, from), &axes(shape), (&bytes, dtype, part));
+                }
+                bytes
+            }
+            Arrived::Bytes { bytes, .. } => bytes,
         };
         let decoded = self.decoder.decode(instance, axes(shape), payload, &self.kernels);
         for (instance, value) in decoded.map_err(|error| unexpected(&error))? {
             self.inbox.insert(instance, from, value).map_err(|error| unexpected(&error))?;
         }
         Ok(())
+    }
+
+    /// Takes elements as a GPU computed them, all or some, until all are there.
+    fn take_elements(
+        &mut self,
+        (instance, from): (Instance, Rank),
+        shape: &[usize],
+        (bytes, dtype, part): (&Bytes, DType, Option<TensorPart>),
+    ) -> Result<(), WorkerFailure> {
+        let wrong = || WorkerFailure::Unexpected { reason: format!("{instance:?} came as elements of {dtype:?}") };
+        let format = element_format(dtype).ok_or_else(wrong)?;
+        let mut assembly = match self.assemblies.remove(&instance) {
+            Some(assembly) if assembly.format() == format => assembly,
+            Some(_) => return Err(wrong()),
+            None => self.kernels.assemble(shape, format).map_err(|error| unexpected(&error))?,
+        };
+        let first = part.map_or(0, |part| part.first as usize);
+        if !assembly.put(first, bytes).map_err(|error| unexpected(&error))? {
+            self.assemblies.insert(instance, assembly);
+            return Ok(());
+        }
+        let value = self.kernels.assembled(assembly).map_err(|error| unexpected(&error))?;
+        self.inbox.insert(instance, from, value).map_err(|error| unexpected(&error))
     }
 
     fn take_condition(&mut self, name: &str, value: Value) -> Result<(), WorkerFailure> {

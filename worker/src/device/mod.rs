@@ -26,7 +26,7 @@ mod thread;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use asyncdiff_common::wire::{DType, DeviceInfo, Tracing, WorkerFailure};
+use asyncdiff_common::wire::{DType, DeviceInfo, TensorPart, Tracing, WorkerFailure};
 use asyncdiff_model::component::Component;
 use asyncdiff_model::kernels::Kernels;
 use asyncdiff_plan::{ComponentId, Epoch, Instance, JobId, Program, Rank, RankPlan, StepIndex};
@@ -105,8 +105,8 @@ pub(crate) struct JobTensor {
 
 /// Where a tensor's elements are.
 pub(crate) enum Payload {
-    /// Here.
-    Bytes(Bytes),
+    /// Here, as such elements, all or some of them.
+    Bytes { bytes: Bytes, dtype: DType, part: Option<TensorPart> },
     /// On their way from another GPU, as these elements.
     Nccl { path: Arc<NcclPath>, dtype: DType },
 }

@@ -89,6 +89,11 @@ impl Outlets {
         Ok(bytes)
     }
 
+    /// Sends a tensor, or a part of one, to a peer. Returns its bytes.
+    pub(super) fn send_to(&self, to: Rank, header: TensorHeader, payload: Bytes) -> Result<u64, WorkerFailure> {
+        self.send_counted(self.link(to, &header.name)?, header, payload)
+    }
+
     fn send_prediction(&self, step: StepIndex, lane: Lane, tensor: &Value) -> Result<(), WorkerFailure> {
         let name = TensorName::NoisePrediction(step, lane);
         let payload = tensor_bytes::to_bytes(tensor).map_err(|error| cannot_be_sent(&name, &error))?;
@@ -98,7 +103,7 @@ impl Outlets {
     }
 
     pub(super) fn header(&self, name: TensorName, shape: Vec<u32>) -> TensorHeader {
-        TensorHeader { job: self.job, epoch: self.epoch, name, shape, dtype: DType::F32, delta: None }
+        TensorHeader { job: self.job, epoch: self.epoch, name, shape, dtype: DType::F32, delta: None, part: None }
     }
 
     fn link(&self, to: Rank, name: &TensorName) -> Result<&LinkSender, WorkerFailure> {

@@ -58,9 +58,10 @@ impl JobIntake {
             sender.is_some_and(|name| *peer == PeerName::Worker(name.clone()))
                 && transfer.encoding == Encoding::Full
                 && header.epoch == self.epoch
+                && header.part.is_none()
         });
         let transfer = transfer.ok_or(Refusal::Unexpected)?;
-        self.hidden_state(transfer).in_memory(header.dtype).check(header)?;
+        self.hidden_state(transfer).check(header)?;
         Ok(transfer.from)
     }
 

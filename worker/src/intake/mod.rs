@@ -130,7 +130,7 @@ impl Intake {
 
     /// Hands an admitted tensor to whoever waits for it; what is left is for the device. `None` also for what nobody wants any more.
     pub(crate) fn route(&self, frame: TensorFrame) -> Option<DeviceCommand> {
-        let TensorFrame { header: TensorHeader { job, epoch, name, shape, .. }, payload } = frame;
+        let TensorFrame { header: TensorHeader { job, epoch, name, shape, dtype, part, .. }, payload } = frame;
         let mut state = self.state();
         let input = match name {
             TensorName::Weight(digest) => {
@@ -152,7 +152,8 @@ impl Intake {
             // Never admitted, or answered by the link's reader.
             TensorName::NoisePrediction(..) | TensorName::Probe(_) | TensorName::Reply { .. } => return None,
         };
-        Some(DeviceCommand::Take(JobTensor { job, epoch, input, shape, payload: Payload::Bytes(payload) }))
+        let payload = Payload::Bytes { bytes: payload, dtype, part };
+        Some(DeviceCommand::Take(JobTensor { job, epoch, input, shape, payload }))
     }
 
     /// Admits a hidden state that goes from GPU to GPU. One that is late is received all the same, and dropped.
@@ -251,28 +252,37 @@ struct Form {
     shape: Vec<u32>,
     dtype: DType,
     delta: Option<Delta>,
+    as_computed: AsComputed,
+}
+
+/// Whether a tensor may come as a GPU computed it: as the elements there, and in parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AsComputed {
+    Allowed,
+    Refused,
 }
 
 impl Form {
     /// Latents and conditions travel as F32.
     fn plain(shape: Vec<u32>) -> Self {
-        Self { shape, dtype: DType::F32, delta: None }
+        Self { shape, dtype: DType::F32, delta: None, as_computed: AsComputed::Refused }
     }
 
     /// Hidden states travel as their plan says.
     fn of(transfer: &Transfer, shape: Vec<u32>) -> Self {
-        Self { shape, dtype: dtype_of(transfer.encoding), delta: transfer.delta() }
-    }
-
-    /// Out of a GPU's memory hidden states come as they are there.
-    fn in_memory(self, dtype: DType) -> Self {
-        let dtype = if matches!(dtype, DType::Bf16 | DType::F16) { dtype } else { DType::F32 };
-        Self { dtype, ..self }
+        let is_full = transfer.encoding == Encoding::Full && transfer.base.is_none();
+        let as_computed = if is_full { AsComputed::Allowed } else { AsComputed::Refused };
+        Self { shape, dtype: dtype_of(transfer.encoding), delta: transfer.delta(), as_computed }
     }
 
     fn check(self, header: &TensorHeader) -> Result<(), Refusal> {
-        if header.dtype != self.dtype {
+        let is_as_computed =
+            self.as_computed == AsComputed::Allowed && matches!(header.dtype, DType::Bf16 | DType::F16 | DType::F32);
+        if header.dtype != self.dtype && !is_as_computed {
             return Err(Refusal::WrongDType { expected: self.dtype, found: header.dtype });
+        }
+        if header.part.is_some() && !is_as_computed {
+            return Err(Refusal::Unexpected);
         }
         if header.delta != self.delta {
             return Err(Refusal::WrongDelta { expected: self.delta, found: header.delta });

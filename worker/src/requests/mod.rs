@@ -59,7 +59,7 @@ impl Tools {
     async fn send_reply(&self, job: JobId, request: u64, tensor: ReplyTensor) -> Result<(), WorkerFailure> {
         let ReplyTensor { shape, dtype, payload } = tensor;
         let name = TensorName::Reply { request, index: 0 };
-        let header = TensorHeader { job, epoch: Epoch(0), name, shape, dtype, delta: None };
+        let header = TensorHeader { job, epoch: Epoch(0), name, shape, dtype, delta: None, part: None };
         let failed = |error: asyncdiff_transport::link::LinkError| WorkerFailure::PeerFailed {
             peer: peer_text(self.session.link.peer()),
             reason: without_hint(&error.to_string()),

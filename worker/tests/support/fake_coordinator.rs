@@ -204,6 +204,7 @@ impl FakeCoordinator {
                 shape: stored.shape,
                 dtype: stored.dtype,
                 delta: None,
+                part: None,
             };
             let frame = TensorFrame { header, payload: stored.bytes };
             self.workers[worker].link.send_tensor(frame).await.unwrap();
@@ -213,7 +214,15 @@ impl FakeCoordinator {
     /// Sends F32 values of a job.
     pub(crate) async fn send(&self, worker: &PeerName, job: JobId, name: TensorName, shape: &[u32], values: &[f32]) {
         let payload: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let header = TensorHeader { job, epoch: Epoch(1), name, shape: shape.to_vec(), dtype: DType::F32, delta: None };
+        let header = TensorHeader {
+            job,
+            epoch: Epoch(1),
+            name,
+            shape: shape.to_vec(),
+            dtype: DType::F32,
+            delta: None,
+            part: None,
+        };
         self.workers[worker].link.send_tensor(TensorFrame { header, payload: payload.into() }).await.unwrap();
     }
 

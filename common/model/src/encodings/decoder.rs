@@ -44,6 +44,14 @@ impl Decoder {
         decoder
     }
 
+    /// Whether an instance comes as it was computed, and nothing is based on it.
+    #[must_use]
+    pub fn is_as_computed(&self, instance: Instance) -> bool {
+        self.transfers.get(&instance).is_some_and(|transfer| {
+            transfer.encoding == Encoding::Full && !self.edges.contains_key(&(transfer.from, instance.value))
+        })
+    }
+
     /// Decodes what arrived. Nothing if an older version comes first; then more than one with that.
     ///
     /// # Shapes

@@ -11,6 +11,7 @@ mod floats;
 mod memory;
 #[cfg(test)]
 mod parity;
+mod parts;
 mod prepared;
 mod reference;
 mod registers;
@@ -26,6 +27,7 @@ pub use cpu::{CAP_VARIABLE, Format, Isa, Peak};
 pub use cuda::{CudaError, CudaLibrary, Gpu, Gpus, Mark, SideStream};
 pub use floats::{Lent, LentMemory};
 pub use memory::GraphMemory;
+pub use parts::{Assembly, Part};
 pub use prepared::{Computed, Prepared};
 pub use value::Value;
 

@@ -99,6 +99,7 @@ impl Payloads {
             shape: vec![1, bytes as u32],
             dtype: DType::U8,
             delta: None,
+            part: None,
         };
         Self { header, ready: vec![FILL; bytes].into(), is_lent }
     }

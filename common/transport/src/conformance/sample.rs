@@ -44,6 +44,7 @@ pub(crate) fn tensor(number: u32, bytes: usize) -> TensorFrame {
         shape: vec![1, bytes as u32],
         dtype: DType::U8,
         delta: None,
+        part: None,
     };
     TensorFrame { header, payload: noise(u64::from(number), bytes) }
 }

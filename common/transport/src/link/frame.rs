@@ -87,13 +87,14 @@ mod tests {
             shape: vec![2, 3],
             dtype: DType::F32,
             delta: None,
+            part: None,
         }
     }
 
     #[test]
     fn the_header_frame_has_golden_bytes() {
         let tensor = OutgoingTensor::new(TensorFrame { header: hidden_state(), payload: vec![0; 24].into() }).unwrap();
-        let golden = [13, 0, 0, 0, 7, 2, 2, 17, 251, 44, 1, 2, 2, 2, 3, 2, 0];
+        let golden = [14, 0, 0, 0, 7, 2, 2, 17, 251, 44, 1, 2, 2, 2, 3, 2, 0, 0];
         assert_eq!(&tensor.header_frame[..], golden, "a change of these bytes needs a new wire version");
     }
 
@@ -103,7 +104,7 @@ mod tests {
         let header = TensorHeader { delta, ..hidden_state() };
         // Six differences and a scale.
         let tensor = OutgoingTensor::new(TensorFrame { header, payload: vec![0; 8].into() }).unwrap();
-        let golden = [17, 0, 0, 0, 7, 2, 2, 17, 251, 44, 1, 2, 2, 2, 3, 2, 1, 1, 251, 43, 1];
+        let golden = [18, 0, 0, 0, 7, 2, 2, 17, 251, 44, 1, 2, 2, 2, 3, 2, 1, 1, 251, 43, 1, 0];
         assert_eq!(&tensor.header_frame[..], golden, "a change of these bytes needs a new wire version");
     }
 

@@ -38,8 +38,8 @@ mod tests {
 
     #[test]
     fn protocol_names_are_golden() {
-        assert_eq!(Protocol::Control.name(WIRE_VERSION), b"asyncdiff-control/7");
-        assert_eq!(Protocol::Data.name(WIRE_VERSION), b"asyncdiff-data/7");
-        assert_eq!(Protocol::Enrol.name(WIRE_VERSION), b"asyncdiff-enrol/7");
+        assert_eq!(Protocol::Control.name(WIRE_VERSION), b"asyncdiff-control/8");
+        assert_eq!(Protocol::Data.name(WIRE_VERSION), b"asyncdiff-data/8");
+        assert_eq!(Protocol::Enrol.name(WIRE_VERSION), b"asyncdiff-enrol/8");
     }
 }

@@ -181,6 +181,7 @@ async fn send(client: Arc<Client>, wanted: WantedWeight, in_flight: InFlight) {
         shape: wanted.shape,
         dtype: wanted.dtype,
         delta: None,
+        part: None,
     };
     let (payload, given) = match client.link.kind() {
         // The bytes themselves go to the receiver, who keeps them for as long as it likes.

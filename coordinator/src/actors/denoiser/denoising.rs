@@ -164,6 +164,7 @@ impl Denoising {
                 shape: self.axes.clone(),
                 dtype: DType::F32,
                 delta: None,
+                part: None,
             };
             let frame = TensorFrame { header, payload: payload.clone() };
             worker.link().try_send_tensor(frame).map_err(|error| {

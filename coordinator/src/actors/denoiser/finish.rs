@@ -167,6 +167,7 @@ impl Finishing {
             shape: shape.axes(shape.images),
             dtype: DType::F32,
             delta: None,
+            part: None,
         };
         let payload: Bytes = self.denoised.latents.iter().flat_map(|value| value.to_le_bytes()).collect();
         if let Err(error) = worker.link().try_send_tensor(TensorFrame { header, payload }) {

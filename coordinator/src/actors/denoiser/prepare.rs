@@ -241,6 +241,7 @@ impl Preparation {
                 shape: shape.clone(),
                 dtype: DType::F32,
                 delta: None,
+                part: None,
             };
             let frame = TensorFrame { header, payload: payload.clone() };
             let sending = tokio::time::timeout(self.limits.step_within, worker.link().send_tensor(frame));

@@ -197,7 +197,15 @@ mod tests {
     }
 
     fn header(name: TensorName, shape: &[u32]) -> TensorHeader {
-        TensorHeader { job: JOB, epoch: Epoch(1), name, shape: shape.to_vec(), dtype: DType::F32, delta: None }
+        TensorHeader {
+            job: JOB,
+            epoch: Epoch(1),
+            name,
+            shape: shape.to_vec(),
+            dtype: DType::F32,
+            delta: None,
+            part: None,
+        }
     }
 
     fn admit(admission: &SessionAdmission, header: &TensorHeader) -> Result<(), Refusal> {

@@ -40,7 +40,7 @@ mod source;
 pub use absent::{Mark, SideStream};
 pub use error::{CudaError, CudaLibrary};
 #[cfg(feature = "cuda")]
-pub(super) use executor::{Cuda, Elements, Steps, memory_of};
+pub(super) use executor::{Cuda, Elements, GpuAssembly, HostBytes, Steps, memory_of};
 #[cfg(feature = "cuda")]
 pub use executor::{Mark, SideStream};
 pub use gpu::{Gpu, Gpus};

@@ -29,6 +29,7 @@ fn hidden_state(number: u32, bytes: usize) -> TensorFrame {
         shape: vec![1, bytes as u32],
         dtype: DType::U8,
         delta: None,
+        part: None,
     };
     // Cheaper than noise, since some tests send hundreds of mebibytes.
     let mut payload = vec![number as u8; bytes];

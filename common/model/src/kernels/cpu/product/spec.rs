@@ -41,6 +41,15 @@ impl Format {
             Self::F32 => "f32",
         }
     }
+
+    /// Bytes of an element.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
 }
 
 impl ConvolutionSpec {

@@ -1,5 +1,6 @@
 //! One GPU: its context, its stream, the kernels that were compiled for it, and its memory.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaStream, LaunchConfig, PushKernelArg, result};
@@ -9,7 +10,7 @@ use super::attempt::{Attempt, compile_error};
 use super::crossing::Crossing;
 use super::memory::{Buffer, Memory};
 use super::products::Products;
-use super::staging::{HostElements, Staging};
+use super::staging::{HostBytes, Staging};
 use crate::ModelError;
 use crate::kernels::Format;
 use crate::kernels::cuda::error::CudaError;
@@ -167,16 +168,28 @@ impl Cuda {
         let State { memory, staging, copies, .. } = &mut *state;
         let target = memory.take_value(len * size_of::<f32>())?;
         let mut filled = Ok(());
-        let fill = |elements: &mut [f32]| filled = fill(elements);
-        let written = staging.upload((&self.stream, copies), len, &target, fill).map_err(ModelError::from)?;
+        let fill = |bytes: &mut [u8]| filled = fill(bytemuck::cast_slice_mut(bytes));
+        let whole = (&target, 0..len * size_of::<f32>());
+        let written = staging.upload((&self.stream, copies), whole, fill).map_err(ModelError::from)?;
         filled.map(|()| (target, written))
     }
 
-    /// Begins to read elements of f32.
-    pub(super) fn download(&self, source: &Arc<Buffer>, elements: (u64, usize)) -> Result<HostElements, CudaError> {
+    /// Begins to write bytes of a buffer.
+    pub(super) fn write(
+        &self,
+        target: (&Arc<Buffer>, Range<usize>),
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<Arc<CudaEvent>, CudaError> {
         self.bind()?;
         let State { staging, copies, .. } = &mut *self.state();
-        staging.download((&self.stream, copies), source, elements)
+        staging.upload((&self.stream, copies), target, fill)
+    }
+
+    /// Begins to read bytes of a buffer.
+    pub(super) fn read(&self, source: (&Arc<Buffer>, Range<usize>)) -> Result<HostBytes, CudaError> {
+        self.bind()?;
+        let State { staging, copies, .. } = &mut *self.state();
+        staging.download((&self.stream, copies), source)
     }
 
     /// The stream that computes.

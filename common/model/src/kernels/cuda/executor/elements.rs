@@ -8,7 +8,7 @@ use cudarc::driver::CudaEvent;
 use super::attempt::Attempt;
 use super::device::Cuda;
 use super::memory::Buffer;
-use super::staging::HostElements;
+use super::staging::{HostBytes, HostElements};
 use crate::ModelError;
 use crate::kernels::Format;
 use crate::kernels::cuda::launch::{Argument, Kernel, Launch, Memory, Place};
@@ -77,6 +77,10 @@ impl Elements {
         &self.buffer
     }
 
+    pub(in crate::kernels) fn len(&self) -> usize {
+        self.range.len()
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.range.len() * element_bytes(self.format)
     }
@@ -125,16 +129,25 @@ impl Elements {
     /// The same, on their way to the host.
     pub(in crate::kernels) fn start_reading(&self) -> Result<Self, ModelError> {
         let floats = self.to_format(Format::F32)?;
-        let reading = self.cuda.download(&floats.buffer, (floats.address(), floats.range.len()))?;
+        let reading = HostElements(self.cuda.read((&floats.buffer, floats.byte_range()))?);
         Ok(Self { reading: Some(reading), ..self.clone() })
     }
 
     /// As f32 on the host, when they have been computed.
     pub(in crate::kernels) fn read(&self) -> Result<HostElements, ModelError> {
         match &self.reading {
-            Some(reading) => Ok(reading.clone().wait()?),
+            Some(HostElements(reading)) => Ok(HostElements(reading.clone().wait()?)),
             None => self.start_reading()?.read(),
         }
+    }
+
+    /// Begins to read some of them as they are on the GPU.
+    pub(in crate::kernels) fn start_reading_bytes(&self) -> Result<HostBytes, ModelError> {
+        Ok(self.cuda.read((&self.buffer, self.byte_range()))?)
+    }
+
+    fn byte_range(&self) -> Range<usize> {
+        self.range.start * element_bytes(self.format)..self.range.end * element_bytes(self.format)
     }
 }
 

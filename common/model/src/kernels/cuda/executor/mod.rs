@@ -11,6 +11,7 @@
 //! Nothing here decides what is computed. A [`Lowered`](super::launch::Lowered) is a list, and a run of it allocates nothing after the first one
 //! of its size.
 
+mod assembly;
 mod attempt;
 mod crossing;
 mod device;
@@ -27,10 +28,12 @@ mod staging;
 mod steps;
 mod visible;
 
+pub(in crate::kernels) use assembly::GpuAssembly;
 pub(in crate::kernels) use device::Cuda;
 pub(in crate::kernels) use elements::Elements;
 pub(in crate::kernels) use graph_memory::memory_of;
 pub use mark::Mark;
 pub use side_stream::SideStream;
+pub(in crate::kernels) use staging::HostBytes;
 pub(in crate::kernels) use steps::Steps;
 pub(super) use visible::{find, free_bytes};

@@ -6,7 +6,7 @@
 //! ```
 
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result};
@@ -38,55 +38,60 @@ struct Pinned {
     copied: CudaEvent,
 }
 
-/// Elements that come from the GPU, in memory that is used again once they are dropped.
+/// Bytes that come from the GPU, in memory that is used again once they are dropped.
 #[derive(Clone)]
-pub(in crate::kernels) struct HostElements {
+pub(in crate::kernels) struct HostBytes {
     pinned: Arc<Pinned>,
     /// The beginning of the pinned memory.
-    address: *const f32,
+    address: *const u8,
     len: usize,
 }
 
+/// The same as elements of f32.
+#[derive(Clone, Debug)]
+pub(in crate::kernels) struct HostElements(pub(super) HostBytes);
+
 // SAFETY: it owns a share of the memory that it points to, which nobody writes while it is shared.
-unsafe impl Send for HostElements {}
+unsafe impl Send for HostBytes {}
 
 // SAFETY: as above.
-unsafe impl Sync for HostElements {}
+unsafe impl Sync for HostBytes {}
 
 impl Staging {
-    /// Has `fill` write elements, and copies them to the GPU beside what is computed. Whoever reads the target there waits for the event first.
+    /// Has `fill` write bytes, and copies them to a place in a buffer beside what is computed. Whoever reads it on the GPU waits for the event first.
     pub(super) fn upload(
         &mut self,
         (computing, copies): (&CudaStream, &mut Crossing),
-        len: usize,
-        target: &Arc<Buffer>,
-        fill: impl FnOnce(&mut [f32]),
+        (target, range): (&Arc<Buffer>, Range<usize>),
+        fill: impl FnOnce(&mut [u8]),
     ) -> Result<Arc<CudaEvent>, CudaError> {
-        let mut pinned = self.take(copies.stream(), len * size_of::<f32>())?;
-        let bytes = pinned.bytes(len * size_of::<f32>())?;
-        fill(bytemuck::cast_slice_mut(bytes));
-        assert!(bytes.len() <= target.bytes(), "{} bytes into {}", bytes.len(), target.bytes());
+        assert!(range.end <= target.bytes(), "{range:?} of {} bytes", target.bytes());
+        let mut pinned = self.take(copies.stream(), range.len())?;
+        let bytes = pinned.bytes(range.len())?;
+        fill(bytes);
         copies.begin(computing)?;
+        let address = target.address() + range.start as u64;
         // SAFETY: the target has room, and pinned memory is neither written nor freed before the event that is recorded behind the copy.
-        unsafe { result::memcpy_htod_async(target.address(), bytes, copies.stream().cu_stream()) }
+        unsafe { result::memcpy_htod_async(address, bytes, copies.stream().cu_stream()) }
             .failed_to("copy a value from the host")?;
         pinned.copied.record(copies.stream()).failed_to("record an event")?;
         self.buffers.push(Arc::new(pinned));
         copies.end(target)
     }
 
-    /// Begins to copy elements from the GPU, as they are once it has computed what it was given; they are there when [`HostElements::wait`] returns.
+    /// Begins to copy bytes of a buffer from the GPU, as they are once it has computed what it was given; they are there when [`HostBytes::wait`] returns.
     pub(super) fn download(
         &mut self,
         (computing, copies): (&CudaStream, &mut Crossing),
-        source: &Arc<Buffer>,
-        (address, len): (u64, usize),
-    ) -> Result<HostElements, CudaError> {
-        let mut pinned = self.take(copies.stream(), len * size_of::<f32>())?;
-        let bytes = pinned.bytes(len * size_of::<f32>())?;
-        let elements = bytes.as_ptr().cast();
+        (source, range): (&Arc<Buffer>, Range<usize>),
+    ) -> Result<HostBytes, CudaError> {
+        assert!(range.end <= source.bytes(), "{range:?} of {} bytes", source.bytes());
+        let (address, len) = (source.address() + range.start as u64, range.len());
+        let mut pinned = self.take(copies.stream(), len)?;
+        let bytes = pinned.bytes(len)?;
+        let first = bytes.as_ptr();
         copies.begin(computing)?;
-        // SAFETY: the elements are of the source, which is held until they are copied; the target has their length, and nobody reads it before
+        // SAFETY: the bytes are of the source, which is held until they are copied; the target has their length, and nobody reads it before
         // the event.
         unsafe { result::memcpy_dtoh_async(bytes, address, copies.stream().cu_stream()) }
             .failed_to("copy a value to the host")?;
@@ -94,7 +99,7 @@ impl Staging {
         copies.end(source)?;
         let pinned = Arc::new(pinned);
         self.buffers.push(Arc::clone(&pinned));
-        Ok(HostElements { pinned, address: elements, len })
+        Ok(HostBytes { pinned, address: first, len })
     }
 
     /// Gives back what is not in use.
@@ -141,11 +146,19 @@ impl Pinned {
     }
 }
 
-impl HostElements {
+impl HostBytes {
     /// Returns when the copy has ended.
-    pub(super) fn wait(self) -> Result<Self, CudaError> {
+    pub(in crate::kernels) fn wait(self) -> Result<Self, CudaError> {
         self.pinned.copied.synchronize().failed_to("compute what it was given")?;
         Ok(self)
+    }
+}
+
+impl AsRef<[u8]> for HostBytes {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the memory has this length and is aligned to a page. Its copy has ended, for nobody is given one of these before `wait`, and
+        // it is not written again while this shares it.
+        unsafe { std::slice::from_raw_parts(self.address, self.len) }
     }
 }
 
@@ -153,21 +166,19 @@ impl Deref for HostElements {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: the memory has this length and is aligned to a page. Its copy has ended, for nobody is given one of these before `wait`, and
-        // it is not written again while this shares it.
-        unsafe { std::slice::from_raw_parts(self.address, self.len) }
+        bytemuck::cast_slice(self.0.as_ref())
     }
 }
 
 impl AsRef<[u8]> for HostElements {
     fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(self)
+        self.0.as_ref()
     }
 }
 
-impl fmt::Debug for HostElements {
+impl fmt::Debug for HostBytes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "HostElements({})", self.len)
+        write!(formatter, "HostBytes({})", self.len)
     }
 }
 
