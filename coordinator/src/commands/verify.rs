@@ -29,6 +29,10 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "DEVICE", default_value_t)]
     device: DeviceSet,
 
+    /// Make this run and no others but those that are named so too, such as sd15/seq
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -67,9 +71,12 @@ pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
         Compute::F32 => ComputeType::F32,
     };
     let making = Making { way: args.way, compute, device: args.device };
-    verify(&args.folder, making, &mut on_line).await.map_err(Failure::operator)?;
+    verify(&args.folder, making, &args.only, &mut on_line).await.map_err(Failure::operator)?;
     if let Some(failure) = unwritten {
         return Err(failure);
+    }
+    if passed + failed < args.only.len() {
+        return Err(Failure::operator(format!("{} runs were named, and {} of them found", args.only.len(), passed + failed)));
     }
     if !json {
         print_line(&format!("{passed} agree, {failed} do not"))?;

@@ -97,6 +97,21 @@ impl Family {
         Ok(Self { folder, description, compute })
     }
 
+    /// Leaves out all runs but those of these names, if there are any names.
+    pub(super) fn only(mut self, names: &[String]) -> Self {
+        if !names.is_empty() {
+            let wanted: BTreeSet<String> =
+                self.counted().filter(|run| names.contains(&self.full_name(run))).map(|run| run.run.clone()).collect();
+            self.description.runs.retain(|run| wanted.contains(&run.run));
+        }
+        self
+    }
+
+    /// Whether no runs are left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.description.runs.is_empty()
+    }
+
     /// Why the family is not supported, if it is not.
     pub(super) fn unsupported(&self) -> Option<String> {
         let model = &self.description.model;

@@ -5,7 +5,6 @@
 // not forgive: accesses outside of the launch's memory or not aligned, writes to what is read only or behind the shared memory, barriers
 // that not all threads reach. Shared memory is NaN before each block.
 
-#include <setjmp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -49,11 +48,19 @@ static inline unsigned __float_as_uint(float value) {
     return bits;
 }
 
+// A function that its callers know nothing of: whoever takes a turn uses registers that the function itself does not.
+#ifdef __clang__
+#define APART __attribute__((noinline))
+#else
+#define APART __attribute__((noipa))
+#endif
+
 namespace emulator {
 
 constexpr unsigned WARP_THREADS = 32;
 constexpr unsigned BLOCK_THREADS = 1024;
 constexpr size_t STACK_BYTES = 64 << 10;
+constexpr size_t STACK_COLOURS = 16, STACK_STEP = 4096 / STACK_COLOURS + 64;
 // Floats behind the shared memory, which nobody may write.
 constexpr size_t SHARED_GUARD = 4 << 10;
 
@@ -77,21 +84,27 @@ struct Launch {
 
 enum class Turn { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, DONE };
 
+// Where to go on. By the compiler's own setjmp, which saves three registers and takes nobody else's word for what a stack is: turns change
+// millions of times a second.
+typedef void* Place[5];
+
+// Small, for a launch goes through all of them again and again.
 struct Fiber {
+    Place where;
     Turn turn;
     bool started;
-    jmp_buf where;
-    ucontext_t start;
-    std::unique_ptr<unsigned char[]> stack;
+    unsigned exchanges;
     // What the lane gives to the others, for this exchange and the one before it, which slower lanes may still read.
     float lane_value[2];
-    unsigned exchanges;
 };
 
 struct State {
     std::vector<Fiber> fibers;
-    jmp_buf scheduler;
+    std::unique_ptr<unsigned char[]> stacks;
+    Place scheduler;
     unsigned current;
+    // How often all threads of a warp have met.
+    uint64_t meetings;
     float* shared;
     const Launch* launch;
     void (*kernel)(void*);
@@ -109,10 +122,13 @@ static void report(const char* what) {
     for (Fiber& fiber : state->fibers) fiber.started = false;
 }
 
+// In a function of its own, as the compiler wants it.
+[[noreturn]] static APART void go_to(Place place) { __builtin_longjmp(place, 1); }
+
 // For a thread.
 [[noreturn]] static void fail(const char* what) {
     report(what);
-    _longjmp(state->scheduler, 1);
+    go_to(state->scheduler);
 }
 
 static void check(const void* pointer, size_t bytes, bool writes) {
@@ -127,10 +143,10 @@ static void check(const void* pointer, size_t bytes, bool writes) {
     fail(writes ? "a write outside of the launch's memory" : "a read outside of the launch's memory");
 }
 
-static void give_turn_away(Turn turn) {
+static APART void give_turn_away(Turn turn) {
     Fiber& fiber = state->fibers[state->current];
     fiber.turn = turn;
-    if (_setjmp(fiber.where) == 0) _longjmp(state->scheduler, 1);
+    if (__builtin_setjmp(fiber.where) == 0) go_to(state->scheduler);
 }
 
 static void run_fiber() {
@@ -140,20 +156,27 @@ static void run_fiber() {
     }
 }
 
+// Begins a thread on its stack. Stacks end a little apart, for what lies a multiple of 4096 bytes apart competes for the same few lines of a cache.
+[[noreturn]] static APART void start(unsigned thread) {
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = &state->stacks[thread * STACK_BYTES];
+    context.uc_stack.ss_size = STACK_BYTES - thread % STACK_COLOURS * STACK_STEP;
+    context.uc_link = nullptr;
+    makecontext(&context, run_fiber, 0);
+    setcontext(&context);
+    __builtin_unreachable();
+}
+
 // Goes on with a thread until it gives its turn away.
-static void resume(unsigned thread) {
+static APART void resume(unsigned thread) {
     Fiber& fiber = state->fibers[thread];
     state->current = thread;
     threadIdx = {thread, 0, 0};
-    if (_setjmp(state->scheduler) != 0) return;
-    if (fiber.started) _longjmp(fiber.where, 1);
+    if (__builtin_setjmp(state->scheduler) != 0) return;
+    if (fiber.started) go_to(fiber.where);
     fiber.started = true;
-    getcontext(&fiber.start);
-    fiber.start.uc_stack.ss_sp = fiber.stack.get();
-    fiber.start.uc_stack.ss_size = STACK_BYTES;
-    fiber.start.uc_link = nullptr;
-    makecontext(&fiber.start, run_fiber, 0);
-    setcontext(&fiber.start);
+    start(thread);
 }
 
 // Whether all threads from `first` to before `end` wait for the same, or are done.
@@ -175,6 +198,7 @@ static void run_warp(unsigned first) {
             if (state->fibers[thread].turn == Turn::READY) resume(thread);
         }
         if (state->error[0] || !all_at(first, end, Turn::AT_WARP_BARRIER)) return;
+        state->meetings++;
         make_ready(first, end);
     } while (true);
 }
@@ -194,10 +218,14 @@ static void run_block() {
     } while (true);
 }
 
-static void run_blocks() {
-    const uint64_t blocks = (uint64_t)gridDim.x * gridDim.y * gridDim.z;
-    for (uint64_t index = 0; index < blocks && !state->error[0]; index++) {
-        const uint64_t block = state->launch->backwards ? blocks - 1 - index : index;
+// Some of the launch's blocks, by their numbers.
+struct Blocks {
+    uint64_t first, end;
+};
+
+static void run_blocks(Blocks blocks) {
+    for (uint64_t index = blocks.first; index < blocks.end && !state->error[0]; index++) {
+        const uint64_t block = state->launch->backwards ? blocks.first + blocks.end - 1 - index : index;
         blockIdx = {(unsigned)(block % gridDim.x), (unsigned)(block / gridDim.x % gridDim.y), (unsigned)(block / gridDim.x / gridDim.y)};
         run_block();
     }
@@ -211,12 +239,10 @@ static bool is_kind(char kind) {
     return std::is_same<Parameter, float>::value && kind == 'f';
 }
 
+// What went wrong, or null. The arguments are the kernel's parameters.
 template <typename... Parameters, size_t... Indices>
-static const char* run(void (*kernel)(Parameters...), const Launch* launch, void** arguments, const char* kinds,
-                       std::index_sequence<Indices...>) {
-    if (strlen(kinds) != sizeof...(Parameters) || !(is_kind<Parameters>(kinds[Indices]) && ...)) {
-        return "arguments that are not the kernel's parameters";
-    }
+static const char* run_part(void (*kernel)(Parameters...), const Launch* launch, void** arguments, Blocks blocks,
+                            std::index_sequence<Indices...>) {
     struct Call {
         void (*kernel)(Parameters...);
         void** arguments;
@@ -233,7 +259,7 @@ static const char* run(void (*kernel)(Parameters...), const Launch* launch, void
     state->error[0] = 0;
     if (state->fibers.empty()) {
         state->fibers.resize(BLOCK_THREADS);
-        for (Fiber& fiber : state->fibers) fiber.stack.reset(new unsigned char[STACK_BYTES]);
+        state->stacks.reset(new unsigned char[BLOCK_THREADS * STACK_BYTES]);
     }
     const size_t shared_floats = launch->shared_bytes / sizeof(float);
     std::vector<float4> shared((shared_floats + SHARED_GUARD) / 4 + 1);
@@ -241,12 +267,21 @@ static const char* run(void (*kernel)(Parameters...), const Launch* launch, void
     state->shared = &shared[0].x;
     gridDim = {launch->grid[0], launch->grid[1], launch->grid[2]};
     blockDim = {launch->block, 1, 1};
-    run_blocks();
+    run_blocks(blocks);
     const auto is_written = [](float value) { return __float_as_uint(value) != 0xffffffffu; };
     if (std::any_of(state->shared + shared_floats, state->shared + shared_floats + SHARED_GUARD, is_written)) {
         report("a write behind the shared memory");
     }
     return state->error[0] ? state->error : nullptr;
+}
+
+template <typename... Parameters, size_t... Indices>
+static const char* run(void (*kernel)(Parameters...), const Launch* launch, void** arguments, const char* kinds,
+                       std::index_sequence<Indices...> indices) {
+    if (strlen(kinds) != sizeof...(Parameters) || !(is_kind<Parameters>(kinds[Indices]) && ...)) {
+        return "arguments that are not the kernel's parameters";
+    }
+    return run_part(kernel, launch, arguments, {0, (uint64_t)launch->grid[0] * launch->grid[1] * launch->grid[2]}, indices);
 }
 
 template <typename... Parameters>

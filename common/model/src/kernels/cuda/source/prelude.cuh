@@ -135,6 +135,8 @@ DEVICE float activated(int activation, float x) {
     }
 }
 
+// An emulation to which each exchange is dear brings its own.
+#ifndef WARP_SUMS
 DEVICE float warp_sum(float value) {
 #pragma unroll
     for (int distance = WARP / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(ALL_LANES, value, distance);
@@ -148,6 +150,7 @@ DEVICE float warp_max(float value) {
     }
     return value;
 }
+#endif
 
 // `partial`: shared, one for each warp. All threads of the block are given the sum.
 DEVICE float block_sum(float value, float* partial) {

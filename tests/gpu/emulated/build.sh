@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Makes the libraries of emulated GPUs; emulated.hpp says what they are.
+#
+#   tests/gpu/emulated/build.sh OUT     then LD_LIBRARY_PATH=OUT
+#
+# Takes a C++ compiler, and a few seconds; nothing if they are newer than their sources.
+set -euo pipefail
+sources=$(cd "$(dirname "$0")" && pwd)
+header=$(cd "$sources/../../../common/model/src/kernels/cuda/emulator" && pwd)/cuda.hpp
+out=$(realpath -m "${1:?the folder to make}")
+mkdir -p "$out"
+
+if [[ -e $out/made && -z $(find "$sources" "$header" -newer "$out/made" -type f) ]]; then
+    exit
+fi
+compile() {
+    local name=$1
+    shift
+    # By their own folder, so that all of them use one driver, however they were found.
+    c++ -O2 -march=native -std=c++17 -Wall -Wextra -shared -fPIC -fvisibility=hidden -pthread -Wl,-soname,"$name" -Wl,-rpath,"$out" \
+        -o "$out/$name.new" "$@"
+    mv -- "$out/$name.new" "$out/$name"
+}
+cd "$sources"
+compile libcuda.so pool.cpp device.cpp memory.cpp copies.cpp stream.cpp graph.cpp kernel.cpp -ldl
+compile libnvrtc.so "-DKERNELS_HEADER=\"$header\"" "-DSOURCES=\"$sources\"" nvrtc.cpp "$out/libcuda.so" -ldl
+compile libcublasLt.so cublaslt.cpp "$out/libcuda.so"
+touch "$out/made"
