@@ -76,7 +76,11 @@ pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
         return Err(failure);
     }
     if passed + failed < args.only.len() {
-        return Err(Failure::operator(format!("{} runs were named, and {} of them found", args.only.len(), passed + failed)));
+        return Err(Failure::operator(format!(
+            "{} runs were named, and {} of them found",
+            args.only.len(),
+            passed + failed
+        )));
     }
     if !json {
         print_line(&format!("{passed} agree, {failed} do not"))?;

@@ -1,7 +1,10 @@
 //! The same graphs on a GPU that is really there. Where none is, these tests say so and pass, but for `ASYNCDIFF_GPU=1`.
 
 use candle_core::Device;
+use cudarc::driver::result;
 
+use super::SideStream;
+use crate::ModelError;
 use crate::formula;
 use crate::kernels::parity::{self, BF16_TOLERANCE, TOLERANCE, WEIGHTS};
 use crate::kernels::{Format, Gpus, Kernels, Value};
@@ -77,4 +80,66 @@ fn pieces_of_both_formats_are_joined_without_a_loss() {
     let sent = gpu.value(&made.shape(), &made.to_elements().unwrap()).unwrap();
     let joined = Value::concatenate(&[made.clone(), sent]).unwrap().to_elements().unwrap();
     assert_eq!(joined, made.to_elements().unwrap().repeat(2), "{name}");
+}
+
+#[test]
+fn what_is_read_ahead_and_in_parts_is_what_was_computed_whatever_comes_after() {
+    let Some(gpu) = gpu() else { return };
+    let (name, graph) = parity::graphs().swap_remove(0);
+    for format in [Format::F32, Format::Bf16] {
+        let prepared = gpu.with_format(format).prepare(graph.clone(), &WEIGHTS).unwrap();
+        let inputs = parity::inputs(&graph, &vec![1; graph.inputs().len()]);
+        let operands: Vec<Value> = inputs.iter().map(|(shape, elements)| gpu.value(shape, elements).unwrap()).collect();
+        let operands: Vec<&Value> = operands.iter().collect();
+        let expected = prepared.run(&operands).unwrap().to_bytes().unwrap();
+        for _ in 0..20 {
+            let made = prepared.run(&operands).unwrap();
+            let (whole, parts) = (made.start_reading().unwrap(), made.start_reading_parts(100).unwrap().unwrap());
+            drop(made);
+            // Takes the memory that nobody holds any more.
+            drop(prepared.run(&operands).unwrap());
+            let mut assembly = gpu.assemble(&whole.shape(), format).unwrap();
+            let mut is_whole = false;
+            for part in parts.into_iter().rev() {
+                let first = part.elements().start;
+                is_whole = assembly.put(first, &part.wait().unwrap()).unwrap();
+            }
+            assert!(is_whole);
+            let assembled = gpu.assembled(assembly).unwrap();
+            assert_eq!(whole.to_bytes().unwrap(), expected, "{name}, {format:?}");
+            assert_eq!(assembled.to_bytes().unwrap(), expected, "{name}, {format:?}, in parts");
+        }
+    }
+}
+
+#[test]
+fn what_another_stream_brings_is_waited_for_and_its_memory_is_left_alone_meanwhile() {
+    let Some(gpu) = gpu() else { return };
+    let side = gpu.side_stream().unwrap().unwrap();
+    let shape = [2, 64];
+    let sent = |number: u64| formula::noise("sent", &shape, number);
+    for number in 0..30 {
+        let source = gpu.value(&shape, &sent(number)).unwrap();
+        // Its memory is free for the next one, once the transfer that nobody waits for is done.
+        drop(transfer(&side, &source));
+        let received = transfer(&side, &source);
+        let joined = Value::concatenate(&[received, source]).unwrap();
+        assert_eq!(joined.to_elements().unwrap(), sent(number).repeat(2));
+    }
+    assert!(
+        side.with_scratch(8, |span| Ok::<_, ModelError>(span.bytes())).unwrap() == 8 && side.waits_since().is_none()
+    );
+}
+
+/// Copies a value as a transfer would, in the side stream's order.
+fn transfer(side: &SideStream, source: &Value) -> Value {
+    let elements = source.on_its_gpu().unwrap();
+    let received = side.receive(&source.shape(), Format::F32, |target| {
+        // SAFETY: both have so many bytes, and both are held until the stream has come past the copy.
+        unsafe {
+            result::memcpy_dtod_async(target.address(), elements.address(), target.bytes(), target.stream().cast())
+        }
+        .map_err(|error| ModelError::Tensor(candle_core::Error::wrap(error)))
+    });
+    received.unwrap()
 }
