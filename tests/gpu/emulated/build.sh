@@ -25,4 +25,6 @@ cd "$sources"
 compile libcuda.so pool.cpp device.cpp memory.cpp copies.cpp stream.cpp graph.cpp kernel.cpp -ldl
 compile libnvrtc.so "-DKERNELS_HEADER=\"$header\"" "-DSOURCES=\"$sources\"" nvrtc.cpp "$out/libcuda.so" -ldl
 compile libcublasLt.so cublaslt.cpp "$out/libcuda.so"
+# As it is installed: with its version.
+compile libnccl.so.2 nccl.cpp communicator.cpp transfers.cpp "$out/libcuda.so"
 touch "$out/made"
