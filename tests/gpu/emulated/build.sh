@@ -3,7 +3,7 @@
 #
 #   tests/gpu/emulated/build.sh OUT     then LD_LIBRARY_PATH=OUT
 #
-# Takes a C++ compiler, and a few seconds; nothing if they are newer than their sources.
+# Takes a C++ compiler, and half a minute, with a check of what was made; nothing if it is newer than its sources.
 set -euo pipefail
 sources=$(cd "$(dirname "$0")" && pwd)
 header=$(cd "$sources/../../../common/model/src/kernels/cuda/emulator" && pwd)/cuda.hpp
@@ -27,4 +27,6 @@ compile libnvrtc.so "-DKERNELS_HEADER=\"$header\"" "-DSOURCES=\"$sources\"" nvrt
 compile libcublasLt.so cublaslt.cpp "$out/libcuda.so"
 # As it is installed: with its version.
 compile libnccl.so.2 nccl.cpp communicator.cpp transfers.cpp "$out/libcuda.so"
+c++ -O2 -std=c++17 -Wall -Wextra -pthread -Wl,-rpath,"$out" -o "$out/check" check.cpp "$out/libcuda.so" "$out/libnccl.so.2"
+ASYNCDIFF_EMULATED_GPUS=2 "$out/check"
 touch "$out/made"
