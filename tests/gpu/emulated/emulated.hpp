@@ -19,7 +19,7 @@
 //   ASYNCDIFF_EMULATED_SEED           of the delays and of the order of threads and blocks [1]
 //   ASYNCDIFF_EMULATED_DELAY_US       the longest delay before a piece of work [200]; 0: none
 //   ASYNCDIFF_EMULATED_THREADS        that carry out kernels and products [as many as the machine has]
-//   ASYNCDIFF_EMULATED_REPORT         1: says on stderr at the end what was done
+//   ASYNCDIFF_EMULATED_REPORT         a file: a line is added to it for each process that ends by itself, with what was done
 
 #pragma once
 

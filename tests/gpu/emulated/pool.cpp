@@ -1,5 +1,7 @@
 // Threads that carry out kernels and products, settings, chance, and what is said on stderr.
 
+#include <unistd.h>
+
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -65,11 +67,17 @@ void say(const char* format, va_list arguments) {
 }
 
 __attribute__((destructor)) void say_report() {
-    if (setting("ASYNCDIFF_EMULATED_REPORT", 0) != 1) return;
-    std::string text;
+    const char* path = getenv("ASYNCDIFF_EMULATED_REPORT");
+    if (!path || !*path || report().counts.empty()) return;
     std::lock_guard<std::mutex> lock(report().mutex);
-    for (const auto& [what, count] : report().counts) text += (text.empty() ? "" : ", ") + std::to_string(count) + " " + what;
-    fprintf(stderr, "emulated GPU: %s\n", text.empty() ? "not used" : text.c_str());
+    std::string text = std::to_string(getpid()) + ":";
+    for (const auto& [what, count] : report().counts) text += " " + std::to_string(count) + " " + what + ",";
+    text.back() = '\n';
+    // One write: processes may end at the same time.
+    FILE* file = fopen(path, "a");
+    if (!file) return;
+    fwrite(text.data(), 1, text.size(), file);
+    fclose(file);
 }
 
 }  // namespace
