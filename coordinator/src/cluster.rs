@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use asyncdiff_common::wire::{ComputeType, LayerCost};
+use asyncdiff_common::wire::{ComputeType, DeviceInfo, LayerCost};
 use asyncdiff_plan::{Choice, JobId, Links, Program, StepIndex};
 use asyncdiff_transport::network::Network;
 use ractor::{Actor, ActorRef, Message, RpcReplyPort};
@@ -233,7 +233,8 @@ impl Cluster {
         if workers.is_empty() {
             return Err(ClusterError::NoWorkers);
         }
-        setup.settle_compute(workers.iter().map(|worker| worker.fastest()));
+        let devices: Vec<&DeviceInfo> = workers.iter().flat_map(|worker| worker.devices()).collect();
+        setup.settle_compute(&devices).map_err(JobFailed::Store)?;
         let Planned { choice, links } =
             make_plan(&workers, &setup, &settings.wishes, &self.limits, StepIndex(0)).await?;
         // Known since the plan was made.

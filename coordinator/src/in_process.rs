@@ -38,9 +38,11 @@ pub fn run_replanned_in_process(
     replanned_after: &[u32],
 ) -> Result<Denoised, JobFailed> {
     let mut job = CheckedJob::new(store, spec)?;
-    job.setup.settle_compute(std::iter::once(ComputeType::F32));
+    // By this process' CPU, which settles nothing that was left open but f32.
+    job.setup.settle_compute(&[])?;
     let format = match job.setup.denoiser.compute {
         ComputeType::Bf16 => Format::Bf16,
+        ComputeType::F16 => Format::F16,
         ComputeType::F32 => Format::F32,
     };
     // All of them now, so that what is wrong with one is an error before anything is computed.

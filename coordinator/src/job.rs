@@ -57,7 +57,7 @@ pub enum Dtype {
     Auto,
     /// bfloat16.
     Bf16,
-    /// Half precision: on GPUs.
+    /// Half precision: on GPUs, of which there must be one. CPUs beside it take f32.
     F16,
     /// Single precision.
     F32,

@@ -166,6 +166,19 @@ pub struct DeviceInfo {
     pub fastest: ComputeType,
 }
 
+impl DeviceInfo {
+    /// What [`DeviceInfo::kind`] says of a GPU.
+    pub const GPU: &str = "cuda";
+
+    /// Whether it is as fast in a type as it is in any.
+    #[must_use]
+    pub fn is_fast_in(&self, compute: ComputeType) -> bool {
+        // A GPU with units for bf16 has them for f16.
+        let is_f16 = compute == ComputeType::F16 && self.kind == Self::GPU && self.fastest == ComputeType::Bf16;
+        self.fastest == compute || is_f16
+    }
+}
+
 /// Where a process is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {

@@ -12,7 +12,7 @@
 //! - 6: workers have parameters of each other: they say what they hold, and are told whom to ask.
 //! - 7: devices have names.
 //! - 8: hidden states may go from GPU to GPU over NCCL, announced on the link; elsewhere what a GPU made may come in parts, and as the elements that
-//!   it computes with.
+//!   it computes with; a denoiser may be computed in f16.
 
 mod control;
 mod failure;
@@ -41,6 +41,8 @@ mod tests {
     #[test]
     fn probes_and_messages_about_parameters_have_the_bytes_of_version_eight() {
         assert_eq!(VERSION, 8);
+        let types = [ComputeType::Bf16, ComputeType::F32, ComputeType::F16];
+        assert_eq!(types.map(|compute| codec::encode(&compute).unwrap()), [[0], [1], [2]]);
         let reason = "r".to_owned();
         assert_eq!(codec::encode(&ToCoordinator::WantsToLeave { reason: reason.clone() }).unwrap(), [6, 1, b'r']);
         assert_eq!(codec::encode(&ToWorker::MayLeave { reason }).unwrap(), [4, 1, b'r']);

@@ -64,13 +64,15 @@ pub enum TensorName {
     Probe(u64),
 }
 
-/// What a denoiser's weights are held in and multiplied as. Sums, norms and what passes between layers are f32.
+/// What a denoiser's weights are held in and multiplied as; on GPUs activations too. Sums, norms, softmax and what passes between workers are f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ComputeType {
     /// bfloat16: 8 bits of mantissa.
     Bf16,
     /// IEEE single precision.
     F32,
+    /// IEEE half precision: 11 bits of mantissa, up to 65504. On GPUs; a CPU takes f32 for it.
+    F16,
 }
 
 /// Element types that travel.

@@ -40,7 +40,7 @@ pub(crate) struct JobArgs {
     #[arg(long, value_name = "WxH", value_parser = parse_size, help_heading = "Picture")]
     size: Option<(u32, u32)>,
 
-    /// What the denoiser's weights are multiplied as: f32, bf16, f16 (GPUs only), or auto: bf16 where all workers are fast at it [default: auto]
+    /// What the denoiser's weights are multiplied as: f32, bf16, f16 (on GPUs; CPUs beside them take f32), or auto: bf16, else f16, where all workers are fast at it [default: auto]
     #[arg(long, value_name = "TYPE", help_heading = "Picture")]
     dtype: Option<DtypeArg>,
 
@@ -116,7 +116,7 @@ enum EncodingArg {
 /// What the denoiser is computed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DtypeArg {
-    /// bf16 where all workers are fast at it, else f32
+    /// bf16 where all workers are fast at it, else f16 where they are, else f32
     Auto,
     /// bfloat16
     Bf16,

@@ -21,7 +21,7 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_enum, default_value_t = Way::InProcess)]
     way: Way,
 
-    /// What denoising runs are computed in; the tolerance of bf16 is wider
+    /// What denoising runs are computed in; the tolerances of bf16 and f16 are wider. f16 is for GPUs
     #[arg(long, value_enum, default_value_t = Compute::F32)]
     dtype: Compute,
 
@@ -43,6 +43,8 @@ pub(crate) struct VerifyArgs {
 enum Compute {
     /// bfloat16
     Bf16,
+    /// Half precision
+    F16,
     /// Single precision
     F32,
 }
@@ -68,6 +70,7 @@ pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
     };
     let compute = match args.dtype {
         Compute::Bf16 => ComputeType::Bf16,
+        Compute::F16 => ComputeType::F16,
         Compute::F32 => ComputeType::F32,
     };
     let making = Making { way: args.way, compute, device: args.device };

@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use asyncdiff_common::wire::{ComputeType, DenoiserSpec};
+use asyncdiff_common::wire::{ComputeType, DenoiserSpec, DeviceInfo};
 use asyncdiff_model::families::{DenoiserProgram, DenoiserShape, ENCODER_HIDDEN_STATES};
 use asyncdiff_model::noise_scheduler::{NoiseScheduler, SchedulerKind};
 use asyncdiff_model::seeded_noise::standard_normal;
@@ -50,16 +50,25 @@ pub(crate) struct DenoiseSetup {
 }
 
 impl DenoiseSetup {
-    /// Settles what the denoiser is computed in, by what each of the workers is fastest with.
-    pub(crate) fn settle_compute(&mut self, mut fastest: impl Iterator<Item = ComputeType>) {
-        self.denoiser.compute = match self.dtype {
-            Dtype::Bf16 => ComputeType::Bf16,
-            Dtype::Auto if self.prefer != Prefer::Exact && fastest.all(|fastest| fastest == ComputeType::Bf16) => {
-                ComputeType::Bf16
-            }
-            // F16 was refused when the job was checked.
-            Dtype::Auto | Dtype::F16 | Dtype::F32 => ComputeType::F32,
-        };
+    /// Settles what the denoiser is computed in, by what each of the workers' devices is fastest with.
+    pub(crate) fn settle_compute(&mut self, devices: &[&DeviceInfo]) -> Result<(), StoreError> {
+        self.denoiser.compute = compute_of((self.dtype, self.prefer), devices)?;
+        Ok(())
+    }
+}
+
+fn compute_of((dtype, prefer): (Dtype, Prefer), devices: &[&DeviceInfo]) -> Result<ComputeType, StoreError> {
+    let all_fast_in = |&compute: &ComputeType| devices.iter().all(|device| device.is_fast_in(compute));
+    match dtype {
+        Dtype::Auto if prefer != Prefer::Exact && !devices.is_empty() => {
+            let short = [ComputeType::Bf16, ComputeType::F16].into_iter().find(all_fast_in);
+            Ok(short.unwrap_or(ComputeType::F32))
+        }
+        Dtype::Bf16 => Ok(ComputeType::Bf16),
+        // CPUs beside a GPU take f32 for it.
+        Dtype::F16 if devices.iter().any(|device| device.kind == DeviceInfo::GPU) => Ok(ComputeType::F16),
+        Dtype::F16 => Err(StoreError::NoHalfPrecision),
+        Dtype::Auto | Dtype::F32 => Ok(ComputeType::F32),
     }
 }
 
@@ -109,9 +118,6 @@ impl ModelStore {
     fn denoise_setup(&self, settings: &JobSettings, tokens: u32) -> Result<(DenoiseSetup, NoiseScheduler), StoreError> {
         if !settings.guidance_scale.is_finite() {
             return Err(StoreError::GuidanceScale { found: settings.guidance_scale });
-        }
-        if settings.dtype == Dtype::F16 {
-            return Err(StoreError::NoHalfPrecision);
         }
         let size = settings.size.unwrap_or_else(|| self.default_size());
         let (width, height) = latent_size(size, self.pixels_per_latent())?;
@@ -195,4 +201,40 @@ fn check_conditions<'a>(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compute(dtype: Dtype, devices: &[(&str, ComputeType)]) -> Option<ComputeType> {
+        let info = |&(kind, fastest): &(&str, ComputeType)| DeviceInfo {
+            kind: kind.to_owned(),
+            name: String::new(),
+            threads: 1,
+            memory_bytes: 1 << 30,
+            fastest,
+        };
+        let devices: Vec<DeviceInfo> = devices.iter().map(info).collect();
+        compute_of((dtype, Prefer::Balanced), &devices.iter().collect::<Vec<_>>()).ok()
+    }
+
+    #[test]
+    fn what_is_left_open_is_what_all_devices_are_fast_in() {
+        let (bf16, f16, f32) = (ComputeType::Bf16, ComputeType::F16, ComputeType::F32);
+        let [new, old, older] = [bf16, f16, f32].map(|fastest| (DeviceInfo::GPU, fastest));
+        let [new_cpu, old_cpu] = [bf16, f32].map(|fastest| ("cpu", fastest));
+        assert_eq!(compute(Dtype::Auto, &[new, new_cpu]), Some(bf16));
+        assert_eq!(compute(Dtype::Auto, &[new, old]), Some(f16));
+        for devices in [&[][..], &[new, older], &[old, new_cpu], &[new, old_cpu]] {
+            assert_eq!(compute(Dtype::Auto, devices), Some(f32), "{devices:?}");
+        }
+    }
+
+    #[test]
+    fn f16_takes_a_gpu() {
+        let (gpu, cpu) = ((DeviceInfo::GPU, ComputeType::F32), ("cpu", ComputeType::Bf16));
+        assert_eq!(compute(Dtype::F16, &[cpu, gpu]), Some(ComputeType::F16));
+        assert_eq!((compute(Dtype::F16, &[cpu]), compute(Dtype::F16, &[])), (None, None));
+    }
 }

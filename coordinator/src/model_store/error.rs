@@ -62,8 +62,10 @@ pub enum StoreError {
         /// What was given.
         found: f64,
     },
-    /// A type that no worker of this build computes in.
-    #[error("f16 is for GPUs, and this build computes on CPUs\nhint: use --dtype bf16, f32 or auto")]
+    /// A type that no worker computes in.
+    #[error(
+        "f16 is for GPUs, and no worker has one\nhint: use --dtype bf16, f32 or auto, or let a worker with a GPU join"
+    )]
     NoHalfPrecision,
     /// The embedded model was asked for in a build without it.
     #[cfg(not(feature = "demo-model"))]

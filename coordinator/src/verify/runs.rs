@@ -24,6 +24,9 @@ const TOLERANCE: f64 = 1e-4;
 /// guided steps pass it on. That a plan's semantics are right is f32's to say; this says that bf16 computes the same network.
 const BF16_TOLERANCE: f64 = 1e-1;
 
+/// The same in f16, whose rounding is an eighth of bf16's: so is what becomes of it.
+const F16_TOLERANCE: f64 = 1.25e-2;
+
 /// Families whose runs are made by this program.
 const SUPPORTED: [&str; 3] = ["sd15", "sd21", "sdxl"];
 
@@ -165,6 +168,7 @@ impl Family {
     fn tolerance(&self) -> f64 {
         match self.compute {
             ComputeType::Bf16 => BF16_TOLERANCE,
+            ComputeType::F16 => F16_TOLERANCE,
             ComputeType::F32 => TOLERANCE,
         }
     }
@@ -207,6 +211,7 @@ impl Family {
             wishes,
             dtype: match self.compute {
                 ComputeType::Bf16 => Dtype::Bf16,
+                ComputeType::F16 => Dtype::F16,
                 ComputeType::F32 => Dtype::F32,
             },
             ..JobSettings::default()

@@ -138,7 +138,7 @@ pub(crate) fn start(config: &WorkerConfig) -> Result<(DeviceHandle, Driver), Wor
         DeviceKind::Paced(_) => Kernels::stub(),
         DeviceKind::Simulated(_) | DeviceKind::Thread => Kernels::for_device(&Device::Cpu),
     };
-    let (kind, name) = kernels.gpu().map_or(("cpu", String::new()), |gpu| ("cuda", gpu.name.clone()));
+    let (kind, name) = kernels.gpu().map_or(("cpu", String::new()), |gpu| (DeviceInfo::GPU, gpu.name.clone()));
     let info = DeviceInfo {
         kind: kind.to_owned(),
         name,

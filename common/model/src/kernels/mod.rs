@@ -8,6 +8,7 @@ mod choice;
 mod cpu;
 mod cuda;
 mod floats;
+mod format;
 mod memory;
 #[cfg(test)]
 mod parity;
@@ -23,15 +24,16 @@ use bytes::Bytes;
 use candle_core::{Device, Tensor};
 
 pub use choice::{DeviceChoice, DeviceSet};
-pub use cpu::{CAP_VARIABLE, Format, Isa, Peak};
+pub use cpu::{CAP_VARIABLE, Isa, Peak};
 pub use cuda::{CudaError, CudaLibrary, Gpu, Gpus, Mark, SideStream};
 pub use floats::{Lent, LentMemory};
+pub use format::Format;
 pub use memory::GraphMemory;
 pub use parts::{Assembly, Part};
 pub use prepared::{Computed, Prepared};
 pub use value::Value;
 
-use cpu::to_channels_last;
+use cpu::{CpuFormat, to_channels_last};
 
 use crate::ModelError;
 use crate::checkpoint::Weights;
@@ -49,7 +51,7 @@ enum Backend {
     /// Candle's own operations.
     Candle(Device),
     /// Our kernels on the CPU, with weights in a format.
-    Cpu(Arc<cpu::Cpu>, Format),
+    Cpu(Arc<cpu::Cpu>, CpuFormat),
     /// Our kernels on a GPU, with weights and activations in a format.
     #[cfg(feature = "cuda")]
     Cuda(Arc<cuda::Cuda>, Format),
@@ -75,7 +77,7 @@ impl Kernels {
     /// Our kernels on the CPU, for an instruction set that it has, in f32.
     #[must_use]
     pub fn cpu(isa: Isa) -> Self {
-        Self { backend: Backend::Cpu(Arc::new(cpu::Cpu::new(isa)), Format::F32) }
+        Self { backend: Backend::Cpu(Arc::new(cpu::Cpu::new(isa)), CpuFormat::F32) }
     }
 
     /// Our kernels on a GPU, in f32.
@@ -99,12 +101,12 @@ impl Kernels {
         !matches!(self.backend, Backend::Stub(_))
     }
 
-    /// The same device and memory, with weights in another format. Candle's operations are f32 whatever is asked for.
+    /// The same device and memory, with weights in another format. Candle's operations are f32 whatever is asked for, and a CPU's where f16 is.
     #[must_use]
     pub fn with_format(&self, format: Format) -> Self {
         match &self.backend {
             Backend::Candle(_) | Backend::Stub(_) => self.clone(),
-            Backend::Cpu(cpu, _) => Self { backend: Backend::Cpu(Arc::clone(cpu), format) },
+            Backend::Cpu(cpu, _) => Self { backend: Backend::Cpu(Arc::clone(cpu), format.into()) },
             #[cfg(feature = "cuda")]
             Backend::Cuda(cuda, _) => Self { backend: Backend::Cuda(Arc::clone(cuda), format) },
         }

@@ -17,6 +17,13 @@ pub(super) const TOLERANCE: f32 = 2e-5;
 /// bf16 has 8 bits of mantissa: 2^-9 relative for each factor, and the errors of a sum's terms cancel in part.
 pub(super) const BF16_TOLERANCE: f32 = 3e-2;
 
+/// f16 has 11 bits of mantissa: 2^-12 relative for each factor.
+pub(super) const F16_TOLERANCE: f32 = 4e-3;
+
+/// In every format, with the tolerance of a graph's longest chain of operations.
+pub(super) const FORMATS: [(Format, f32); 3] =
+    [(Format::F32, TOLERANCE), (Format::Bf16, BF16_TOLERANCE), (Format::F16, F16_TOLERANCE)];
+
 pub(super) const WEIGHTS: FormulaWeights = FormulaWeights { seed: 11 };
 
 #[test]
@@ -27,7 +34,8 @@ fn every_instruction_set_computes_what_candle_does() {
             eprintln!("skipped: this CPU has no {}", isa.name());
             continue;
         }
-        for (format, tolerance) in [(Format::F32, TOLERANCE), (Format::Bf16, BF16_TOLERANCE)] {
+        // In f16 a CPU computes in f32.
+        for (format, tolerance) in FORMATS {
             let kernels = Kernels::cpu(isa).with_format(format);
             for (name, graph) in graphs() {
                 for rows in [1, 2] {

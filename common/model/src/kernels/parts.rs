@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::cpu::{Format, Isa};
+use super::cpu::Isa;
 #[cfg(feature = "cuda")]
 use super::cuda::{GpuAssembly, HostBytes};
+use super::format::Format;
 use super::{Backend, Kernels, Value};
 use crate::ModelError;
 use crate::encodings::{Half, decode_half};
@@ -153,6 +154,7 @@ impl Assembly {
 fn widen(format: Format, bytes: &[u8], elements: &mut [f32]) -> Result<(), ModelError> {
     let half = match format {
         Format::Bf16 => Half::Bf16,
+        Format::F16 => Half::F16,
         Format::F32 => {
             for (element, &chunk) in elements.iter_mut().zip(bytes.as_chunks().0) {
                 *element = f32::from_le_bytes(chunk);

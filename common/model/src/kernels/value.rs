@@ -6,10 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use candle_core::{Device, Tensor};
 
-use super::cpu::{Cpu, Format, to_channels_first};
+use super::cpu::{Cpu, to_channels_first};
 #[cfg(feature = "cuda")]
 use super::cuda::{Cuda, Elements};
 use super::floats::Floats;
+use super::format::Format;
 
 use crate::ModelError;
 use crate::graph::Extent;

@@ -3,7 +3,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use asyncdiff_common::wire::{Assignment, DType, Peer, TensorHeader, TensorName, Tracing, WorkerReply, WorkerRequest};
+use asyncdiff_common::wire::{
+    Assignment, DType, DeviceInfo, Peer, TensorHeader, TensorName, Tracing, WorkerReply, WorkerRequest,
+};
 use asyncdiff_model::families::ENCODER_HIDDEN_STATES;
 use asyncdiff_plan::{Choice, Epoch, JobId, LayerId, PlacedPlan, Rank, StepIndex};
 use asyncdiff_transport::link::TensorFrame;
@@ -77,7 +79,8 @@ impl Preparation {
         let workers = self.candidates.wait(&self.reporter).await?;
         if self.placing.first == StepIndex(0) {
             // Once a step is taken, the rest of the picture is computed in the same.
-            self.setup.settle_compute(workers.iter().map(WorkerHandle::fastest));
+            let devices: Vec<&DeviceInfo> = workers.iter().flat_map(WorkerHandle::devices).collect();
+            self.setup.settle_compute(&devices)?;
         }
         let conditions = self.conditions(&workers).await?;
         let considered = workers.iter().map(WorkerHandle::session_id).collect();

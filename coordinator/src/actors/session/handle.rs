@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use asyncdiff_common::wire::{ComputeType, DenoiserSpec, Endpoint, Hello, LayerCost, WorkerReply, WorkerRequest};
+use asyncdiff_common::wire::{DenoiserSpec, DeviceInfo, Endpoint, Hello, LayerCost, WorkerReply, WorkerRequest};
 use asyncdiff_plan::{Choice, Epoch, JobId, LayerId, Rank};
 use asyncdiff_transport::link::LinkSender;
 use bytes::Bytes;
@@ -128,11 +128,9 @@ impl WorkerHandle {
         &self.0.link
     }
 
-    /// What all of its devices compute fastest in.
-    pub(crate) fn fastest(&self) -> ComputeType {
-        let devices = &self.0.introduction.hello.devices;
-        let all = devices.iter().all(|device| device.fastest == ComputeType::Bf16);
-        if all && !devices.is_empty() { ComputeType::Bf16 } else { ComputeType::F32 }
+    /// What it computes on.
+    pub(crate) fn devices(&self) -> &[DeviceInfo] {
+        &self.0.introduction.hello.devices
     }
 
     /// Whether the link is open: a lost worker's session may not have ended yet.

@@ -212,6 +212,7 @@ fn alone() -> Wishes {
 fn format(compute: ComputeType) -> Format {
     match compute {
         ComputeType::Bf16 => Format::Bf16,
+        ComputeType::F16 => Format::F16,
         ComputeType::F32 => Format::F32,
     }
 }

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use pulp::{Scalar, Simd, WithSimd};
 
-use super::product::Format;
+use crate::kernels::Format;
 
 /// An instruction set, lesser ones first. A CPU that has one has those before it of its own architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

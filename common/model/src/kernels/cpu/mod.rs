@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use isa::{CAP_VARIABLE, Isa};
 pub use peak::Peak;
-pub use product::Format;
+pub(super) use product::CpuFormat;
 pub(super) use step::memory_of;
 pub(super) use steps::Steps;
 pub(super) use transpose::{to_channels_first, to_channels_last};

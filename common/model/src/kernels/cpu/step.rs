@@ -5,7 +5,7 @@ use super::group_norm::{GroupNorm, GroupNormSpec};
 use super::isa::Isa;
 use super::layer_norm::LayerNorm;
 use super::product::{self, Call, Convolution, ConvolutionSpec};
-use super::{Format, pointwise, sinusoids};
+use super::{CpuFormat, pointwise, sinusoids};
 use crate::ModelError;
 use crate::checkpoint::Weights;
 use crate::graph::{
@@ -46,7 +46,7 @@ impl Kernel {
     pub(super) fn load(
         graph: &Graph,
         node: &Node,
-        (isa, format): (Isa, Format),
+        (isa, format): (Isa, CpuFormat),
         weights: &dyn Weights,
     ) -> Result<Self, ModelError> {
         let extent = |index: usize| graph.extent(node.reads[index]);
@@ -137,7 +137,7 @@ impl Kernel {
 }
 
 /// Bytes of a graph's weights as they are held, and of registers and scratch while it runs.
-pub(in crate::kernels) fn memory_of(graph: &Graph, (isa, format): (Isa, Format), rows: usize) -> (u64, u64) {
+pub(in crate::kernels) fn memory_of(graph: &Graph, (isa, format): (Isa, CpuFormat), rows: usize) -> (u64, u64) {
     let (mut resident, mut scratch) = (0, 0);
     for node in graph.nodes() {
         let (held, floats) = match &node.op {

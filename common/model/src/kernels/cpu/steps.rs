@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::memory::Memory;
 use super::product::Convolution;
 use super::step::{Kernel, OPERANDS_MAX, Operands};
-use super::{Cpu, Format};
+use super::{Cpu, CpuFormat};
 use crate::ModelError;
 use crate::checkpoint::Weights;
 use crate::graph::{ConvolutionOp, Extent, Graph, Op};
@@ -33,7 +33,7 @@ struct Step {
 
 impl Steps {
     pub(in crate::kernels) fn load(
-        (cpu, format): (&Arc<Cpu>, Format),
+        (cpu, format): (&Arc<Cpu>, CpuFormat),
         graph: &Graph,
         weights: &dyn Weights,
     ) -> Result<Self, ModelError> {

@@ -2,7 +2,7 @@
 //!
 //! Weights of products are in the element type of the format, a row of them for each channel that is made; everything else is f32.
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::launch::{Memory, Place};
 use crate::ModelError;
@@ -112,7 +112,7 @@ impl Layout {
 /// Bytes of an element of what lies between operations, and of weights.
 pub(super) fn element_bytes(format: Format) -> usize {
     match format {
-        Format::Bf16 => 2,
+        Format::Bf16 | Format::F16 => 2,
         Format::F32 => 4,
     }
 }
@@ -196,21 +196,21 @@ fn pack_weights(
             let channels = row_elements / taps;
             let in_order = (0..row_elements).map(|element| stored[element % channels * taps + element / channels]);
             match format {
-                Format::Bf16 => {
-                    for (bytes, value) in row.as_chunks_mut::<2>().0.iter_mut().zip(in_order) {
-                        *bytes = bf16::from_f32(value).to_ne_bytes();
-                    }
-                }
-                Format::F32 => {
-                    for (bytes, value) in row.as_chunks_mut::<4>().0.iter_mut().zip(in_order) {
-                        *bytes = value.to_ne_bytes();
-                    }
-                }
+                Format::Bf16 => put(row, in_order.map(|value| bf16::from_f32(value).to_ne_bytes())),
+                Format::F16 => put(row, in_order.map(|value| f16::from_f32(value).to_ne_bytes())),
+                Format::F32 => put(row, in_order.map(f32::to_ne_bytes)),
             }
         }
         target = rest;
     }
     Ok(())
+}
+
+/// One behind the other, from the beginning.
+fn put<const BYTES: usize>(row: &mut [u8], elements: impl Iterator<Item = [u8; BYTES]>) {
+    for (bytes, element) in row.as_chunks_mut().0.iter_mut().zip(elements) {
+        *bytes = element;
+    }
 }
 
 #[cfg(test)]
@@ -226,7 +226,7 @@ mod tests {
         let names = ["a", "b"].map(str::to_owned);
         let output = graph.convolutions(&names, &[graph.input(0)], Convolution::same3(2));
         let graph = graph.finish(&[output]);
-        for format in [Format::Bf16, Format::F32] {
+        for format in [Format::Bf16, Format::F16, Format::F32] {
             let layout = Layout::new(&graph, format);
             let Parameters::Weights { weights, bias, rows } = layout.of_node(0) else { panic!("no weights") };
             assert_eq!(rows, WeightRows { reads: Reads::Windows, depth: 48 });
@@ -241,9 +241,14 @@ mod tests {
             let stored = WEIGHTS.floats("b.weight", &[2, 5, 3, 3]).unwrap();
             let element = |row: usize, element: usize| match format {
                 Format::Bf16 => bf16::from_ne_bytes(packed.as_chunks().0[row * 48 + element]).to_f32(),
+                Format::F16 => f16::from_ne_bytes(packed.as_chunks().0[row * 48 + element]).to_f32(),
                 Format::F32 => f32::from_ne_bytes(packed.as_chunks().0[row * 48 + element]),
             };
-            let rounded = |value: f32| if format == Format::Bf16 { bf16::from_f32(value).to_f32() } else { value };
+            let rounded = |value: f32| match format {
+                Format::Bf16 => bf16::from_f32(value).to_f32(),
+                Format::F16 => f16::from_f32(value).to_f32(),
+                Format::F32 => value,
+            };
             // The last channel of the window's middle, in the second row of `b`.
             assert_eq!(element(3, 4 * 5 + 4), rounded(stored[5 * 9 + 4 * 9 + 4]));
             assert!((45..48).all(|padding| element(3, padding) == 0.0));

@@ -10,11 +10,8 @@ use super::emulator::{Emulator, Order};
 use super::lower::lower;
 use super::pack::{Layout, pack};
 use crate::graph::Graph;
-use crate::kernels::parity::{self, BF16_TOLERANCE, Input, TOLERANCE, WEIGHTS};
+use crate::kernels::parity::{self, FORMATS, Input, WEIGHTS};
 use crate::kernels::{Format, Kernels};
-
-/// In every format, with the tolerance of a graph's longest chain of operations.
-const FORMATS: [(Format, f32); 2] = [(Format::F32, TOLERANCE), (Format::Bf16, BF16_TOLERANCE)];
 
 /// Of operands and of sums of products, by the formula of the weights. The few elements of a small output may all be close to zero.
 const DEVIATION: f32 = 0.5;

@@ -15,6 +15,7 @@ pub(super) const SOURCE: &str = concat!(
 pub(super) fn options(format: Format) -> &'static [&'static str] {
     match format {
         Format::Bf16 => &["-DELEMENT_BF16"],
+        Format::F16 => &["-DELEMENT_F16"],
         Format::F32 => &[],
     }
 }

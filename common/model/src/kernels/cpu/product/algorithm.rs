@@ -5,7 +5,7 @@
 //! cache for each block of tiles. Its constants were fitted to bench figures of an EPYC of the Zen 5 generation; what they decide depends on
 //! their ratios only, which differ less between CPUs than the figures do.
 
-use super::spec::{ConvolutionSpec, Format};
+use super::spec::{ConvolutionSpec, CpuFormat};
 use super::winograd::{self, Tiling};
 use crate::kernels::cpu::isa::Isa;
 use crate::kernels::cpu::product::layout::Layout;
@@ -58,16 +58,16 @@ impl Algorithm {
 ///
 /// Where bf16 is asked for and its products are no more than twice as fast as those of f32, Winograd's algorithm in f32 may be faster still; it
 /// is also more exact, and is taken.
-pub(crate) fn algorithm(spec: &ConvolutionSpec, isa: Isa, format: Format) -> (Algorithm, Format) {
+pub(crate) fn algorithm(spec: &ConvolutionSpec, isa: Isa, format: CpuFormat) -> (Algorithm, CpuFormat) {
     let direct = (Algorithm::Direct, format);
-    if !winograd::applies(spec, Format::F32) || (format == Format::Bf16 && isa.has_tiles()) {
+    if !winograd::applies(spec, CpuFormat::F32) || (format == CpuFormat::Bf16 && isa.has_tiles()) {
         return direct;
     }
     let mut best = (direct, direct_cycles(spec, &Layout::new(spec, isa, format)));
     for algorithm in [Algorithm::Winograd2, Algorithm::Winograd4] {
         let cycles = winograd_cycles(spec, isa, algorithm.side().unwrap_or(1));
         if cycles * LEAST_GAIN < best.1 {
-            best = ((algorithm, Format::F32), cycles);
+            best = ((algorithm, CpuFormat::F32), cycles);
         }
     }
     best.0

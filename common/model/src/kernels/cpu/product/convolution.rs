@@ -15,7 +15,7 @@ use super::half::round_pixels;
 use super::multiply::{Expanded, Single};
 use super::pack;
 use super::shared::Shared;
-use super::spec::{ConvolutionSpec, Format};
+use super::spec::{ConvolutionSpec, CpuFormat};
 use super::winograd::{self, Winograd};
 use crate::ModelError;
 use crate::kernels::cpu::isa::Isa;
@@ -59,7 +59,7 @@ impl Convolution {
     pub(crate) fn prepare(
         spec: ConvolutionSpec,
         isa: Isa,
-        format: Format,
+        format: CpuFormat,
         weight: &[f32],
         bias: Option<&[f32]>,
     ) -> Result<Self, ModelError> {
@@ -71,7 +71,7 @@ impl Convolution {
     pub(crate) fn with_algorithm(
         (spec, algorithm): (ConvolutionSpec, Algorithm),
         isa: Isa,
-        format: Format,
+        format: CpuFormat,
         weight: &[f32],
         bias: Option<&[f32]>,
     ) -> Result<Self, ModelError> {
@@ -103,7 +103,7 @@ impl Convolution {
     }
 
     /// The format that is multiplied; not the one that was asked for where another is faster.
-    pub(crate) fn format(&self) -> Format {
+    pub(crate) fn format(&self) -> CpuFormat {
         self.form.format
     }
 
@@ -118,7 +118,7 @@ impl Convolution {
         let mut sources = [&[][..]; SOURCES];
         sources[..call.sources.len()].copy_from_slice(call.sources);
         let mut scratch = call.scratch;
-        if self.form.format == Format::Bf16 {
+        if self.form.format == CpuFormat::Bf16 {
             scratch = self.round_sources(call.rows, &mut sources, scratch);
         }
         let scratch = Shared::new(scratch);
@@ -160,15 +160,15 @@ impl Convolution {
 
     fn run_direct(&self, direct: Direct<'_>) {
         match self.form.format {
-            Format::F32 => self.form.isa.dispatch(RunDirect(direct)),
+            CpuFormat::F32 => self.form.isa.dispatch(RunDirect(direct)),
             #[cfg(target_arch = "x86_64")]
-            Format::Bf16 if self.form.isa == Isa::Amx => amx::run(&direct),
+            CpuFormat::Bf16 if self.form.isa == Isa::Amx => amx::run(&direct),
             #[cfg(target_arch = "x86_64")]
-            Format::Bf16 if self.form.isa >= Isa::Avx512Bf16 => match Pairs::try_new() {
+            CpuFormat::Bf16 if self.form.isa >= Isa::Avx512Bf16 => match Pairs::try_new() {
                 Some(pairs) => direct.run(pairs),
                 None => unreachable!("the CPU had bf16 when the layer was prepared"),
             },
-            Format::Bf16 => self.form.isa.dispatch(RunExpanded(direct)),
+            CpuFormat::Bf16 => self.form.isa.dispatch(RunExpanded(direct)),
         }
     }
 

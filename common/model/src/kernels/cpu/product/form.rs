@@ -4,7 +4,7 @@ use super::algorithm::{Algorithm, algorithm};
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::layout::Layout;
-use super::spec::{ConvolutionSpec, Format};
+use super::spec::{ConvolutionSpec, CpuFormat};
 use super::winograd::{self, Tiling};
 use crate::kernels::cpu::isa::Isa;
 
@@ -13,26 +13,32 @@ pub(crate) struct Form {
     pub(crate) spec: ConvolutionSpec,
     pub(crate) algorithm: Algorithm,
     pub(crate) isa: Isa,
-    pub(crate) format: Format,
+    pub(crate) format: CpuFormat,
     pub(crate) layout: Layout,
     /// With Winograd's algorithms.
     pub(crate) tiling: Option<Tiling>,
 }
 
 /// Bytes that [`super::Convolution::packed_bytes`] will be.
-pub(crate) fn packed_bytes(spec: &ConvolutionSpec, isa: Isa, format: Format) -> usize {
+pub(crate) fn packed_bytes(spec: &ConvolutionSpec, isa: Isa, format: CpuFormat) -> usize {
     let (algorithm, format) = algorithm(spec, isa, format);
     Form::new(spec.clone(), algorithm, isa, format).packed_bytes()
 }
 
 /// f32 of scratch that a run over so many rows needs with so many threads: what [`super::Convolution::scratch_floats`] will be.
-pub(crate) fn scratch_floats(spec: &ConvolutionSpec, isa: Isa, format: Format, rows: usize, threads: usize) -> usize {
+pub(crate) fn scratch_floats(
+    spec: &ConvolutionSpec,
+    isa: Isa,
+    format: CpuFormat,
+    rows: usize,
+    threads: usize,
+) -> usize {
     let (algorithm, format) = algorithm(spec, isa, format);
     Form::new(spec.clone(), algorithm, isa, format).scratch_floats(rows, threads)
 }
 
 impl Form {
-    pub(crate) fn new(spec: ConvolutionSpec, algorithm: Algorithm, isa: Isa, format: Format) -> Self {
+    pub(crate) fn new(spec: ConvolutionSpec, algorithm: Algorithm, isa: Isa, format: CpuFormat) -> Self {
         spec.check();
         let Some(side) = algorithm.side() else {
             let layout = Layout::new(&spec, isa, format);
@@ -55,12 +61,12 @@ impl Form {
     pub(crate) fn scratch_floats(&self, rows: usize, threads: usize) -> usize {
         match (&self.tiling, self.format) {
             (Some(tiling), _) => tiling.scratch_floats(rows) * threads,
-            (None, Format::F32) => 0,
+            (None, CpuFormat::F32) => 0,
             #[cfg(target_arch = "x86_64")]
-            (None, Format::Bf16) if self.isa == Isa::Amx => {
+            (None, CpuFormat::Bf16) if self.isa == Isa::Amx => {
                 self.rounded_floats(rows) + amx::scratch_floats(&self.layout) * threads
             }
-            (None, Format::Bf16) => self.rounded_floats(rows),
+            (None, CpuFormat::Bf16) => self.rounded_floats(rows),
         }
     }
 

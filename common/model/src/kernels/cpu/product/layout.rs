@@ -8,7 +8,7 @@
 //! source under one tap of the kernel, which lie side by side in memory. Segments are ordered so that a block of them reads a slice of the
 //! channels under all taps: slice and block of weights then stay in the second-level cache together.
 
-use super::spec::{ConvolutionSpec, Format};
+use super::spec::{ConvolutionSpec, CpuFormat};
 use crate::graph::Store;
 use crate::kernels::cpu::isa::Isa;
 
@@ -78,22 +78,22 @@ pub(crate) const fn tile(isa: Isa) -> (usize, usize) {
 }
 
 /// Whether products are made by tiles of matrices, 32 pixels at a time.
-pub(crate) fn uses_matrices(_isa: Isa, _format: Format) -> bool {
+pub(crate) fn uses_matrices(_isa: Isa, _format: CpuFormat) -> bool {
     #[cfg(target_arch = "x86_64")]
-    return _isa == Isa::Amx && _format == Format::Bf16;
+    return _isa == Isa::Amx && _format == CpuFormat::Bf16;
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
 
 impl Layout {
-    pub(crate) fn new(spec: &ConvolutionSpec, isa: Isa, format: Format) -> Self {
+    pub(crate) fn new(spec: &ConvolutionSpec, isa: Isa, format: CpuFormat) -> Self {
         let (lanes, vector_rows) = tile(isa);
         let matrices = uses_matrices(isa, format);
         let rows = if matrices { ROWS } else { vector_rows };
         let block_bytes = if matrices { AMX_BLOCK_BYTES } else { BLOCK_BYTES };
         let unit_channels = match format {
-            Format::Bf16 => 2,
-            Format::F32 => 1,
+            CpuFormat::Bf16 => 2,
+            CpuFormat::F32 => 1,
         };
         let source_units: Vec<usize> = spec.sources.iter().map(|channels| channels.div_ceil(unit_channels)).collect();
         let most = match spec.store {

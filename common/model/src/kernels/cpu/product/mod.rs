@@ -30,7 +30,7 @@ pub(crate) use algorithm::{Algorithm, algorithm};
 pub(crate) use convolution::{Call, Convolution};
 pub(crate) use form::{packed_bytes, scratch_floats};
 pub(crate) use spec::ConvolutionSpec;
-pub use spec::Format;
+pub(crate) use spec::CpuFormat;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! What a convolution computes: sizes, store and number format, as pure data.
 
 use crate::graph::Store;
+use crate::kernels::Format;
 
 /// What a convolution computes, at which size. A linear layer is kernel 1 over size `[1, tokens]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -23,31 +24,30 @@ pub(crate) struct ConvolutionSpec {
     pub store: Store,
 }
 
-/// Of packed weights, and of what is multiplied. Sums are f32.
+/// The formats that a CPU has products of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Format {
+pub(crate) enum CpuFormat {
     /// The upper half of an f32, rounded to the nearest even.
     Bf16,
     /// As it is.
     F32,
 }
 
-impl Format {
-    /// Its name in options, in tables and in messages.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+impl CpuFormat {
+    /// Its name in tables.
+    pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Bf16 => "bf16",
-            Self::F32 => "f32",
+            Self::Bf16 => Format::Bf16.name(),
+            Self::F32 => Format::F32.name(),
         }
     }
+}
 
-    /// Bytes of an element.
-    #[must_use]
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::Bf16 => 2,
-            Self::F32 => 4,
+impl From<Format> for CpuFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Bf16 => Self::Bf16,
+            Format::F16 | Format::F32 => Self::F32,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Parity with plain loops in f64.
 
-use super::{Algorithm, Call, Convolution, ConvolutionSpec, Format, algorithm, packed_bytes, scratch_floats};
+use super::{Algorithm, Call, Convolution, ConvolutionSpec, CpuFormat, algorithm, packed_bytes, scratch_floats};
 use crate::graph::{Activation, Store};
 use crate::kernels::cpu::isa::Isa;
 
@@ -73,7 +73,7 @@ impl Case {
         output
     }
 
-    pub(super) fn prepare(&self, algorithm: Algorithm, isa: Isa, format: Format) -> Convolution {
+    pub(super) fn prepare(&self, algorithm: Algorithm, isa: Isa, format: CpuFormat) -> Convolution {
         Convolution::with_algorithm((self.spec.clone(), algorithm), isa, format, &self.weight, self.bias.as_deref())
             .unwrap()
     }
@@ -219,7 +219,7 @@ pub(super) fn cases() -> Vec<Case> {
 fn direct_products_agree_with_plain_loops() {
     for case in cases() {
         for isa in Isa::available() {
-            let output = case.run(&case.prepare(Algorithm::Direct, isa, Format::F32));
+            let output = case.run(&case.prepare(Algorithm::Direct, isa, CpuFormat::F32));
             check(&case, &output, 4e-6, &format!("{isa:?}"));
         }
     }
@@ -230,7 +230,7 @@ fn winograd_agrees_with_plain_loops() {
     for case in cases().iter().filter(|case| case.spec.kernel == 3 && case.spec.stride == 1) {
         for isa in Isa::available() {
             for (algorithm, tolerance) in [(Algorithm::Winograd2, 4e-6), (Algorithm::Winograd4, 2e-5)] {
-                let output = case.run(&case.prepare(algorithm, isa, Format::F32));
+                let output = case.run(&case.prepare(algorithm, isa, CpuFormat::F32));
                 check(case, &output, tolerance, &format!("{algorithm:?} {isa:?}"));
             }
         }
@@ -254,7 +254,7 @@ fn bf16_products_agree_with_plain_loops() {
     for case in cases() {
         let case = case.rounded();
         for &isa in &isas {
-            let output = case.run(&case.prepare(Algorithm::Direct, isa, Format::Bf16));
+            let output = case.run(&case.prepare(Algorithm::Direct, isa, CpuFormat::Bf16));
             check(&case, &output, 1e-5, &format!("bf16 {isa:?}"));
         }
     }
@@ -271,10 +271,10 @@ fn threads_do_not_show_in_the_bits() {
     for spec in specs {
         let case = Case::new(spec, 2, 7);
         for (algorithm, format) in [
-            (Algorithm::Direct, Format::F32),
-            (Algorithm::Direct, Format::Bf16),
-            (Algorithm::Winograd2, Format::F32),
-            (Algorithm::Winograd4, Format::F32),
+            (Algorithm::Direct, CpuFormat::F32),
+            (Algorithm::Direct, CpuFormat::Bf16),
+            (Algorithm::Winograd2, CpuFormat::F32),
+            (Algorithm::Winograd4, CpuFormat::F32),
         ] {
             if algorithm != Algorithm::Direct && (case.spec.kernel != 3 || case.spec.stride != 1) {
                 continue;
@@ -292,7 +292,7 @@ fn threads_do_not_show_in_the_bits() {
 fn sizes_are_known_without_weights() {
     for case in cases() {
         for isa in Isa::available() {
-            for format in [Format::Bf16, Format::F32] {
+            for format in [CpuFormat::Bf16, CpuFormat::F32] {
                 let convolution = Convolution::prepare(case.spec.clone(), isa, format, &case.weight, None).unwrap();
                 assert_eq!(convolution.algorithm(), algorithm(&case.spec, isa, format).0);
                 assert_eq!(convolution.packed_bytes(), packed_bytes(&case.spec, isa, format));

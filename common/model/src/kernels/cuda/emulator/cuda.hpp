@@ -57,6 +57,26 @@ static inline unsigned __float_as_uint(float value) {
 
 namespace emulator {
 
+// What `cvt.f32.f16` does.
+static inline float float_of_half(unsigned short half) {
+    const unsigned sign = (half & 0x8000u) << 16, exponent = half >> 10 & 0x1fu, fraction = half & 0x3ffu;
+    if (exponent == 0x1f) return __uint_as_float(sign | 0x7f800000u | fraction << 13);
+    if (exponent != 0) return __uint_as_float(sign | (exponent + 112) << 23 | fraction << 13);
+    // Below the normal numbers: so many of the smallest one.
+    const float magnitude = fraction * 0x1p-24f;
+    return sign ? -magnitude : magnitude;
+}
+
+// What `cvt.rn.f16.f32` does: to the nearest, to the even one of two, to infinity from halfway behind the largest number on.
+static inline unsigned short half_of_float(float value) {
+    const unsigned bits = __float_as_uint(value), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return 0x7fffu;
+    if (magnitude >= 0x477ff000u) return sign | 0x7c00u;
+    if (magnitude >= 0x38800000u) return sign | (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+    // Below the normal numbers the sum's last digit is the smallest number's, so the addition rounds.
+    return sign | (__float_as_uint(__uint_as_float(magnitude) + 0.5f) - 0x3f000000u);
+}
+
 constexpr unsigned WARP_THREADS = 32;
 constexpr unsigned BLOCK_THREADS = 1024;
 constexpr size_t STACK_BYTES = 64 << 10;

@@ -36,9 +36,11 @@ impl Emulator {
     /// Compiled by the first test that asks. `None` where there is no C++ compiler; in CI there must be one.
     pub(super) fn of(format: Format) -> Option<&'static Self> {
         static BF16: OnceLock<Option<Emulator>> = OnceLock::new();
+        static F16: OnceLock<Option<Emulator>> = OnceLock::new();
         static F32: OnceLock<Option<Emulator>> = OnceLock::new();
         let place = match format {
             Format::Bf16 => &BF16,
+            Format::F16 => &F16,
             Format::F32 => &F32,
         };
         let compile = || {

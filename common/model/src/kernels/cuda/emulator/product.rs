@@ -1,6 +1,6 @@
 //! Products by plain loops, where a GPU has a library for them.
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::super::launch::{Memory, Place, Product};
 use super::super::pack::element_bytes;
@@ -49,6 +49,7 @@ fn dot(one: &[f32], other: &[f32]) -> f32 {
 pub(crate) fn decode(format: Format, bytes: &[u8]) -> Vec<f32> {
     match format {
         Format::Bf16 => bytes.as_chunks().0.iter().map(|&bytes| bf16::from_ne_bytes(bytes).to_f32()).collect(),
+        Format::F16 => bytes.as_chunks().0.iter().map(|&bytes| f16::from_ne_bytes(bytes).to_f32()).collect(),
         Format::F32 => bytes.as_chunks().0.iter().map(|&bytes| f32::from_ne_bytes(bytes)).collect(),
     }
 }
@@ -56,6 +57,7 @@ pub(crate) fn decode(format: Format, bytes: &[u8]) -> Vec<f32> {
 pub(crate) fn encode(format: Format, values: &[f32]) -> Vec<u8> {
     match format {
         Format::Bf16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_ne_bytes()).collect(),
+        Format::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_ne_bytes()).collect(),
         Format::F32 => values.iter().flat_map(|value| value.to_ne_bytes()).collect(),
     }
 }

@@ -116,9 +116,13 @@ fn elements_come_from_floats_as_they_are_rounded_elsewhere() {
     // Halves of the last digit with an even and an odd one before it, both infinities, NaN, what overflows, and the smallest numbers.
     let bits =
         [0x3f80_8000, 0x3f81_8000, 0x3f80_8001, 0x7f80_0000, 0xff80_0000, 0x7f80_0001, 0x7f7f_ffff, 1, 0x8000_8000];
-    let floats: Vec<f32> =
-        bits.map(f32::from_bits).into_iter().chain((0..1000).map(|index| index as f32 / 7.0)).collect();
-    for format in [Format::Bf16, Format::F32] {
+    // The same of f16: its halves, the largest number and the first that is rounded to infinity, and numbers below its normal ones.
+    let bits_of_f16 =
+        [0x3f80_1000, 0x3f80_3000, 0x477f_efff, 0x477f_f000, 0xc780_0000, 0x3380_0000, 0x3300_0000, 0x3300_0001];
+    let all = bits.into_iter().chain(bits_of_f16).map(f32::from_bits);
+    let small = (0..3000).map(|index| index as f32 * 4.1e-8 - 6e-5);
+    let floats: Vec<f32> = all.chain((0..1000).map(|index| index as f32 / 7.0)).chain(small).collect();
+    for format in [Format::Bf16, Format::F16, Format::F32] {
         let Some(emulator) = Emulator::of(format) else { return };
         let elements = convert(emulator, Kernel::FromFloats, encode(Format::F32, &floats), floats.len(), format);
         let expected = encode(format, &floats);

@@ -18,7 +18,10 @@ use crate::kernels::cuda::gpu::{Gpu, Gpus};
 use crate::kernels::cuda::launch::{Argument, Kernel, Launch, Place};
 use crate::kernels::cuda::source;
 
-/// From this compute capability on GPUs multiply bf16 by units of their own.
+/// From this compute capability on GPUs multiply f16 by units of their own.
+const F16_FROM: (u32, u32) = (7, 0);
+
+/// And bf16, which f32's range makes the safer one.
 const BF16_FROM: (u32, u32) = (8, 0);
 
 /// A GPU that computes. All kernels go through one stream, in order; only reading a value waits for it. Copies and transfers have streams of their own.
@@ -71,7 +74,7 @@ impl Cuda {
 
     /// The format that it is fastest with.
     pub(in crate::kernels) fn fastest_format(&self) -> Format {
-        if self.gpu.capability >= BF16_FROM { Format::Bf16 } else { Format::F32 }
+        fastest_format(self.gpu.capability)
     }
 
     /// Waits until everything is computed that was handed over.
@@ -225,9 +228,34 @@ impl Cuda {
     }
 }
 
+fn fastest_format(capability: (u32, u32)) -> Format {
+    if capability >= BF16_FROM {
+        Format::Bf16
+    } else if capability >= F16_FROM {
+        Format::F16
+    } else {
+        Format::F32
+    }
+}
+
 impl Functions {
     fn of(&self, kernel: Kernel) -> &CudaFunction {
         let found = self.0.iter().find(|(known, _)| *known == kernel);
         &found.expect("every kernel of `Kernel::ALL` was loaded, and they are all that there are").1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_fastest_in_what_it_has_units_for() {
+        let formats = [(6, 1), (7, 0), (7, 5), (8, 0), (9, 0), (12, 0)].map(fastest_format);
+        let [pascal, newer @ ..] = formats;
+        assert_eq!(
+            (pascal, newer),
+            (Format::F32, [Format::F16, Format::F16, Format::Bf16, Format::Bf16, Format::Bf16])
+        );
     }
 }

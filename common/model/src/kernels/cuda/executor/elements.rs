@@ -90,11 +90,11 @@ impl Elements {
         self.buffer.address() + (self.range.start * element_bytes(self.format)) as u64
     }
 
-    /// One behind the other. Those of a value that came in pieces may be of two formats: some from here in bf16, some from elsewhere in f32.
+    /// One behind the other. Those of a value that came in pieces may be of two formats: some from here in a short one, some from elsewhere in f32.
     pub(in crate::kernels) fn concatenate(pieces: &[Self]) -> Result<Self, ModelError> {
         let Some(first) = pieces.first() else { return Err(candle_core::Error::msg("no pieces to join").into()) };
-        let is_bf16 = pieces.iter().all(|piece| piece.format == Format::Bf16);
-        let format = if is_bf16 { Format::Bf16 } else { Format::F32 };
+        let is_same = pieces.iter().all(|piece| piece.format == first.format);
+        let format = if is_same { first.format } else { Format::F32 };
         let len = pieces.iter().map(|piece| piece.range.len()).sum();
         let target = first.cuda.state().memory.take_value(len * element_bytes(format))?;
         let mut address = target.address();
@@ -112,10 +112,15 @@ impl Elements {
         if self.format == format {
             return Ok(self.clone());
         }
+        let shorter = match (self.format, format) {
+            (Format::F32, shorter) | (shorter, Format::F32) => shorter,
+            // One of 16 bits to the other.
+            _ => return self.to_format(Format::F32)?.to_format(format),
+        };
         let len = self.range.len();
         let target = self.cuda.state().memory.take_value(len * element_bytes(format))?;
-        // The kernels of bf16 convert between it and f32.
-        let functions = self.cuda.functions(Format::Bf16)?;
+        // The kernels of a shorter format convert between it and f32.
+        let functions = self.cuda.functions(shorter)?;
         let address = |place: Place| match place.memory {
             Memory::Output(_) => target.address() + place.offset as u64,
             _ => self.address() + place.offset as u64,

@@ -12,7 +12,7 @@ pub(in crate::kernels) fn memory_of(graph: &Graph, format: Format, rows: usize) 
     let Lowered { registers, scratch_bytes, .. } = lower(graph, &layout, format, &vec![rows; graph.inputs().len()]);
     let converted = match format {
         // Some operands were converted for another graph, or made in it; all may come from the host.
-        Format::Bf16 => rows * graph.inputs().iter().map(|input| 2 * input.elements()).sum::<usize>(),
+        Format::Bf16 | Format::F16 => rows * graph.inputs().iter().map(|input| 2 * input.elements()).sum::<usize>(),
         Format::F32 => 0,
     };
     (layout.bytes() as u64, (registers.iter().sum::<usize>() + scratch_bytes + converted) as u64)

@@ -6,7 +6,7 @@ use cudarc::driver::result;
 use super::SideStream;
 use crate::ModelError;
 use crate::formula;
-use crate::kernels::parity::{self, BF16_TOLERANCE, TOLERANCE, WEIGHTS};
+use crate::kernels::parity::{self, FORMATS, WEIGHTS};
 use crate::kernels::{Format, Gpus, Kernels, Value};
 
 /// Set where a GPU must be there.
@@ -29,7 +29,7 @@ fn gpu() -> Option<Kernels> {
 fn a_gpu_computes_what_candle_does() {
     let Some(gpu) = gpu() else { return };
     let reference = Kernels::reference(&Device::Cpu);
-    for (format, tolerance) in [(Format::F32, TOLERANCE), (Format::Bf16, BF16_TOLERANCE)] {
+    for (format, tolerance) in FORMATS {
         let kernels = gpu.with_format(format);
         for (name, graph) in parity::graphs() {
             for rows in [1, 2] {

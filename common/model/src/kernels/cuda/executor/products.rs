@@ -179,6 +179,7 @@ impl Matrix {
     fn new(format: Format, rows: usize, columns: usize) -> Result<Self, CublasError> {
         let data = match format {
             Format::Bf16 => DataType::CUDA_R_16BF,
+            Format::F16 => DataType::CUDA_R_16F,
             Format::F32 => DataType::CUDA_R_32F,
         };
         Ok(Self(result::create_matrix_layout(data, rows as u64, columns as u64, rows as i64)?))

@@ -38,7 +38,7 @@ fn pictures_of_a_million_pixels_stay_within_the_limits_and_the_scratch() {
     let graphs =
         [resnet(map(1024, 1024, 128), 256), transformer(map(128, 128, 640), [1, 512]), linear(64 * 320, Store::Geglu)];
     for graph in &graphs {
-        for format in [Format::Bf16, Format::F32] {
+        for format in [Format::Bf16, Format::F16, Format::F32] {
             let lowered = lowered(graph, format, 2);
             assert!(lowered.scratch_bytes <= 65 << 20, "{} bytes of scratch", lowered.scratch_bytes);
             for (_, step) in &lowered.steps {

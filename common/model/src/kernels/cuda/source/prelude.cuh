@@ -14,9 +14,16 @@ extern __shared__ __align__(16) float shared_all[];
 
 #define DEVICE __device__ __forceinline__
 
-#ifdef ELEMENT_BF16
+// IEEE half precision.
+struct Half {
+    unsigned short bits;
+};
+
+#if defined(ELEMENT_BF16)
 // The upper half of an f32.
 typedef unsigned short Element;
+#elif defined(ELEMENT_F16)
+typedef Half Element;
 #else
 typedef float Element;
 #endif
@@ -39,6 +46,22 @@ DEVICE void from_float(float value, unsigned short& element) {
     const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
     element = (unsigned short)(is_nan ? (bits >> 16) | 0x40u : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
+
+#ifdef EMULATED
+DEVICE float as_float(Half element) { return emulator::float_of_half(element.bits); }
+
+DEVICE void from_float(float value, Half& element) { element.bits = emulator::half_of_float(value); }
+#else
+// By the GPU's own instructions, which CUDA's header for this type wraps too.
+DEVICE float as_float(Half element) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(element.bits));
+    return value;
+}
+
+// To the nearest, to the even one of two; what is too large becomes infinite.
+DEVICE void from_float(float value, Half& element) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(element.bits) : "f"(value)); }
+#endif
 
 // Neighbours that are loaded and stored at once.
 template <typename T, int COUNT>

@@ -28,7 +28,7 @@ use super::geometry::Geometry;
 use super::layout::{Layout, ROWS};
 use super::multiply::Multiply;
 use super::shared::Shared;
-use super::spec::{ConvolutionSpec, Format};
+use super::spec::{ConvolutionSpec, CpuFormat};
 use super::split;
 use super::tile::{Rows, Tile, multiply_tile};
 use crate::graph::Store;
@@ -43,8 +43,8 @@ const SUM_BYTES: usize = 512 * 1024;
 const BLOCK_ROWS: [usize; 2] = [2, 8];
 
 /// Whether the algorithm can compute a layer.
-pub(crate) fn applies(spec: &ConvolutionSpec, format: Format) -> bool {
-    spec.kernel == 3 && spec.stride == 1 && format == Format::F32 && spec.store != Store::Geglu
+pub(crate) fn applies(spec: &ConvolutionSpec, format: CpuFormat) -> bool {
+    spec.kernel == 3 && spec.stride == 1 && format == CpuFormat::F32 && spec.store != Store::Geglu
 }
 
 /// The sizes of a convolution's tiles, blocks and scratch.

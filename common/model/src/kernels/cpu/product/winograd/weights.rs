@@ -4,13 +4,13 @@ use super::transform;
 use crate::ModelError;
 use crate::kernels::cpu::isa::Isa;
 use crate::kernels::cpu::product::layout::Layout;
-use crate::kernels::cpu::product::spec::{ConvolutionSpec, Format};
+use crate::kernels::cpu::product::spec::{ConvolutionSpec, CpuFormat};
 use crate::kernels::floats::Floats;
 
 /// The panels of one element's product: those of a linear layer with the same channels.
 pub(crate) fn weights_layout(spec: &ConvolutionSpec, isa: Isa) -> Layout {
     let linear = ConvolutionSpec::linear(spec.in_channels(), spec.out_channels, 1, spec.store);
-    Layout::new(&linear, isa, Format::F32)
+    Layout::new(&linear, isa, CpuFormat::F32)
 }
 
 /// Transforms and packs.
