@@ -231,6 +231,9 @@ pub struct JobSummary {
     pub resident_bytes: Vec<u64>,
     /// Peak resident memory of each rank's process.
     pub peak_memory_bytes: Vec<u64>,
+    /// The most bytes of its GPU's memory that each rank's worker has held at a time; 0 where no GPU computes.
+    #[serde(default)]
+    pub gpu_bytes: Vec<u64>,
     /// Peak resident memory of the coordinator's process.
     pub coordinator_peak_memory_bytes: u64,
     /// Median seconds between a noise prediction's arrival and the next latents' departure.

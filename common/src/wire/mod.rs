@@ -12,7 +12,7 @@
 //! - 6: workers have parameters of each other: they say what they hold, and are told whom to ask.
 //! - 7: devices have names.
 //! - 8: hidden states may go from GPU to GPU over NCCL, announced on the link; elsewhere what a GPU made may come in parts, and as the elements that
-//!   it computes with; a denoiser may be computed in f16.
+//!   it computes with; a denoiser may be computed in f16; a report says what was taken of a GPU's memory.
 
 mod control;
 mod failure;

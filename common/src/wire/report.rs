@@ -18,6 +18,8 @@ pub struct RankReport {
     pub resident_bytes: u64,
     /// The process's peak resident memory.
     pub peak_memory_bytes: u64,
+    /// The most bytes of its GPU's memory that it has held at a time, beside what CUDA's libraries take; 0 where no GPU computes.
+    pub gpu_bytes: u64,
     /// What happened when, if the job was traced.
     pub events: Vec<TraceEvent>,
 }

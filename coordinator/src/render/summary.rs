@@ -50,7 +50,11 @@ pub fn run_report(summary: &JobSummary, alone: &Alone) -> String {
 /// Peak memory of a rank's process, and what the parameters take of it.
 fn memory(summary: &JobSummary, rank: usize) -> String {
     let figure = |figures: &[u64]| figures.get(rank).map(|&bytes| format_bytes(bytes as f64));
+    let gpu = summary.gpu_bytes.get(rank).copied().filter(|&bytes| bytes > 0).map(|bytes| format_bytes(bytes as f64));
     match (figure(&summary.peak_memory_bytes), figure(&summary.resident_bytes)) {
+        (Some(peak), Some(weights)) if let Some(gpu) = &gpu => {
+            format!("{gpu} of its GPU, of which {weights} of parameters; {peak} of the host")
+        }
         (Some(peak), Some(weights)) => format!("{peak}, of which {weights} of parameters"),
         (Some(peak), None) => peak,
         (None, _) => "unknown".to_owned(),
@@ -90,6 +94,7 @@ mod tests {
             busy: vec![0.95, 0.875],
             resident_bytes: vec![1 << 20, 1 << 21],
             peak_memory_bytes: vec![1 << 26],
+            gpu_bytes: Vec::new(),
             coordinator_peak_memory_bytes: 1 << 27,
             turnaround_seconds: 1e-4,
             turnaround_p99_seconds: 3e-4,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use asyncdiff_common::config::format_bytes;
 use asyncdiff_common::wire::{Assignment, WorkerFailure};
 use asyncdiff_model::component::layer_memory;
 use asyncdiff_model::families::DenoiserProgram;
@@ -28,6 +29,9 @@ pub(super) fn check(checked: &CheckedAssignment, in_use: &MemoryInUse) -> Result
     if needed_bytes > available_bytes {
         return Err(WorkerFailure::OutOfMemory { needed_bytes, available_bytes });
     }
+    let text = |bytes: u64| format_bytes(bytes as f64);
+    let (weights, activations, available) = (text(parameters), text(checked.activation_bytes), text(available_bytes));
+    tracing::info!(job = %checked.assignment.job, weights, activations, available, "its part of a job fits");
     Ok(())
 }
 

@@ -6,8 +6,10 @@ use asyncdiff_model::kernels::{CudaError, DeviceChoice, DeviceSet, Gpus};
 
 use crate::{DeviceKind, LayerTime};
 
-/// The part of a GPU's free memory that is not offered: products need 32 MiB to work in, and allocations are rounded.
+/// The part of a GPU's free memory that is not offered, and the least that is not: for a context, the libraries' kernels and what those work in,
+/// some hundred MiB each, and for what allocations are rounded up to.
 const KEPT_SHARE: u64 = 16;
+const KEPT_MIN_BYTES: u64 = 1 << 30;
 
 /// What a worker computes on.
 pub(super) struct ChosenDevice {
@@ -53,7 +55,7 @@ impl ChosenDevice {
         let gpu = gpus.usable(ordinal)?;
         let free = gpu.free_bytes()?;
         let text = format!("{choice}, {}", gpu.name);
-        Ok(Self { kind: DeviceKind::Cuda(ordinal), memory_bytes: Some(free - free / KEPT_SHARE), gpu: Some(text) })
+        Ok(Self { kind: DeviceKind::Cuda(ordinal), memory_bytes: Some(offered(free)), gpu: Some(text) })
     }
 }
 
@@ -80,6 +82,11 @@ fn decide(
     }
 }
 
+/// Never nothing, so that a worker of a full GPU says what is lacking when it is given its first part.
+fn offered(free_bytes: u64) -> u64 {
+    free_bytes.saturating_sub(KEPT_MIN_BYTES.max(free_bytes / KEPT_SHARE)).max(1)
+}
+
 fn threads_text(threads: NonZeroU32) -> String {
     match threads.get() {
         1 => "1 thread".to_owned(),
@@ -96,6 +103,13 @@ mod tests {
     fn gpus(count: usize, missing: Vec<CudaLibrary>) -> Result<Gpus, CudaError> {
         let gpu = |ordinal| Gpu { ordinal, name: "a GPU".to_owned(), capability: (8, 6), total_bytes: 24 << 30 };
         Ok(Gpus { visible: (0..count).map(gpu).collect(), driver_cuda: (13, 0), missing })
+    }
+
+    #[test]
+    fn a_part_of_a_gpu_is_kept_for_libraries() {
+        assert_eq!(offered(80 << 30), 75 << 30);
+        assert_eq!(offered(8 << 30), 7 << 30);
+        assert_eq!(offered(100), 1);
     }
 
     fn cuda(ordinals: impl IntoIterator<Item = usize>) -> Vec<DeviceChoice> {

@@ -276,6 +276,16 @@ impl Kernels {
         Ok(self.device().synchronize()?)
     }
 
+    /// The most bytes of a GPU's memory that were held at a time, so far; `None` where no GPU computes.
+    #[must_use]
+    pub fn most_gpu_bytes(&self) -> Option<u64> {
+        match &self.backend {
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda, _) => Some(cuda.most_bytes()),
+            Backend::Candle(_) | Backend::Cpu(..) | Backend::Stub(_) => None,
+        }
+    }
+
     /// Gives back memory that no value uses, such as after a job.
     pub fn trim(&self) {
         match &self.backend {

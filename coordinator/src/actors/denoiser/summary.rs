@@ -38,6 +38,7 @@ pub(super) fn summarize(
         busy: reports.iter().map(|report| report.busy_seconds / recorded.plan_seconds).collect(),
         resident_bytes: reports.iter().map(|report| report.resident_bytes).collect(),
         peak_memory_bytes: reports.iter().map(|report| report.peak_memory_bytes).collect(),
+        gpu_bytes: reports.iter().map(|report| report.gpu_bytes).collect(),
         coordinator_peak_memory_bytes: system::peak_memory_bytes(),
         turnaround_seconds: recorded.turnaround.median_seconds,
         turnaround_p99_seconds: recorded.turnaround.p99_seconds,

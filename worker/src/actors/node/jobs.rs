@@ -246,7 +246,8 @@ impl NodeState {
         self.chores.spawn(async move {
             // The device forgets the job between two layers; a job that failed it has forgotten already.
             let statistics = device.release(id, epoch).await.unwrap_or_default();
-            let report = Box::new(report(statistics, resident_bytes));
+            let gpu_bytes = device.kernels().most_gpu_bytes().unwrap_or_default();
+            let report = Box::new(RankReport { gpu_bytes, ..report(statistics, resident_bytes) });
             session.reply(request, Ok(WorkerReply::Released { report }));
         });
         if let Some(request) = job.and_then(|job| job.request) {
@@ -277,6 +278,7 @@ fn report(statistics: JobStatistics, resident_bytes: u64) -> RankReport {
         nccl_bytes_sent: statistics.nccl_bytes_sent,
         resident_bytes,
         peak_memory_bytes: system::peak_memory_bytes(),
+        gpu_bytes: 0,
         events: statistics.events,
     }
 }

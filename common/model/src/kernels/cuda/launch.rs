@@ -2,6 +2,9 @@
 
 use crate::kernels::Format;
 
+/// Where everything in memory begins at a multiple of: what CUDA's own allocations do, and more than any load wants.
+pub(super) const ALIGNMENT: usize = 256;
+
 /// Memory that a step names. It begins at a multiple of 16 bytes, or, where rows were taken of what the caller gave, at a row of one that does:
 /// kernels load vectors where all channels are whole ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,6 +112,32 @@ pub(super) struct Lowered {
     pub(super) scratch_bytes: usize,
     /// Bytes, by output of the graph.
     pub(super) outputs: Vec<usize>,
+}
+
+/// What an allocation of so many bytes takes. None is empty: the driver refuses to allocate nothing.
+#[cfg(feature = "cuda")]
+pub(super) fn allocated_bytes(bytes: usize) -> usize {
+    bytes.max(1).next_multiple_of(ALIGNMENT)
+}
+
+#[cfg(feature = "cuda")]
+impl Lowered {
+    /// Where each register begins in the memory that a run works in, and where scratch does.
+    pub(super) fn offsets(&self) -> (Vec<usize>, usize) {
+        let mut end = 0;
+        let begin = |&bytes: &usize| {
+            let begin = end;
+            end += bytes.next_multiple_of(ALIGNMENT);
+            begin
+        };
+        let registers = self.registers.iter().map(begin).collect();
+        (registers, end)
+    }
+
+    /// Bytes that a run works in: registers, and scratch behind them.
+    pub(super) fn working_bytes(&self) -> usize {
+        self.offsets().1 + self.scratch_bytes
+    }
 }
 
 impl Kernel {

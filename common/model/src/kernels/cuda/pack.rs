@@ -4,14 +4,11 @@
 
 use half::{bf16, f16};
 
-use super::launch::{Memory, Place};
+use super::launch::{ALIGNMENT, Memory, Place};
 use crate::ModelError;
 use crate::checkpoint::Weights;
 use crate::graph::{ConvolutionOp, Graph, GroupNormOp, LayerNormOp, Node, Op, Parameter};
 use crate::kernels::Format;
-
-/// Where each parameter begins at a multiple of: what CUDA's own allocations do, and more than any load wants.
-const ALIGNMENT: usize = 256;
 
 /// Rows of a product over gathered windows have a multiple of so many elements, so that each begins at a multiple of 16 bytes.
 const DEPTH_MULTIPLE: usize = 8;

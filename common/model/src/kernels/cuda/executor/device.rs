@@ -82,6 +82,11 @@ impl Cuda {
         self.stream.synchronize().failed_to("compute what it was given")
     }
 
+    /// The most of its memory that was held at a time, beside contexts, libraries and what those work in.
+    pub(in crate::kernels) fn most_bytes(&self) -> u64 {
+        self.state().memory.most_bytes()
+    }
+
     /// Gives back memory that no value uses.
     pub(in crate::kernels) fn trim(&self) {
         let mut state = self.state();

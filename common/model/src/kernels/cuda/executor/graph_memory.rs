@@ -2,18 +2,21 @@
 
 use crate::graph::Graph;
 use crate::kernels::Format;
-use crate::kernels::cuda::launch::Lowered;
+use crate::kernels::cuda::launch::allocated_bytes;
 use crate::kernels::cuda::lower::lower;
-use crate::kernels::cuda::pack::Layout;
+use crate::kernels::cuda::pack::{Layout, element_bytes};
 
 /// Bytes of a graph's parameters as they are held, and of registers, scratch and operands in another format while it runs.
 pub(in crate::kernels) fn memory_of(graph: &Graph, format: Format, rows: usize) -> (u64, u64) {
     let layout = Layout::new(graph, format);
-    let Lowered { registers, scratch_bytes, .. } = lower(graph, &layout, format, &vec![rows; graph.inputs().len()]);
+    let lowered = lower(graph, &layout, format, &vec![rows; graph.inputs().len()]);
     let converted = match format {
         // Some operands were converted for another graph, or made in it; all may come from the host.
-        Format::Bf16 | Format::F16 => rows * graph.inputs().iter().map(|input| 2 * input.elements()).sum::<usize>(),
+        Format::Bf16 | Format::F16 => {
+            let bytes = |elements: usize| allocated_bytes(rows * elements * element_bytes(format));
+            graph.inputs().iter().map(|input| bytes(input.elements())).sum::<usize>()
+        }
         Format::F32 => 0,
     };
-    (layout.bytes() as u64, (registers.iter().sum::<usize>() + scratch_bytes + converted) as u64)
+    (allocated_bytes(layout.bytes()) as u64, (allocated_bytes(lowered.working_bytes()) + converted) as u64)
 }

@@ -1,28 +1,34 @@
-//! The memory of a GPU: registers and scratch for the graph that is computed, and buffers for what passes between layers.
+//! The memory of a GPU: what the graph that is computed works in, and buffers for what passes between layers.
 //!
 //! There is one stream, and everything is in its order: a buffer may be written anew while the work that reads it is still to come, for the
 //! new work comes after it. So nobody waits before memory is used again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
 use super::attempt::{Attempt, is_out_of_memory};
 use crate::ModelError;
-use crate::kernels::cuda::launch::Lowered;
-
-/// What buffers are rounded up to: an allocation of the driver's has at least this alignment, and so has each buffer's length.
-const GRAIN_BYTES: usize = 256;
+use crate::kernels::cuda::launch::allocated_bytes;
 
 /// Memory that is taken once and used again for every layer and step.
 #[derive(Debug)]
 pub(super) struct Memory {
     stream: Arc<CudaStream>,
-    pub(super) registers: Vec<Option<Buffer>>,
-    pub(super) scratch: Option<Buffer>,
+    /// Registers and scratch of the graph that is computed, as large as the largest that was.
+    working: Option<Buffer>,
     /// By their length. One that only this holds is free.
     values: HashMap<usize, Vec<Arc<Buffer>>>,
+    held: Arc<Held>,
+}
+
+/// Bytes that were asked of the driver and not given back.
+#[derive(Debug, Default)]
+struct Held {
+    now: AtomicU64,
+    most: AtomicU64,
 }
 
 /// Bytes on the GPU. They are given back in the order of the stream when this is dropped.
@@ -30,6 +36,7 @@ pub(super) struct Memory {
 pub(super) struct Buffer {
     slice: CudaSlice<u8>,
     address: u64,
+    held: Arc<Held>,
 }
 
 impl Buffer {
@@ -48,41 +55,43 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         // Should it fail the context is lost, and with it all of its memory.
         let _ = self.slice.context().bind_to_thread();
+        self.held.now.fetch_sub(self.slice.len() as u64, Ordering::Relaxed);
     }
 }
 
 impl Memory {
     pub(super) fn new(stream: Arc<CudaStream>) -> Self {
-        Self { stream, registers: Vec::new(), scratch: None, values: HashMap::new() }
+        Self { stream, working: None, values: HashMap::new(), held: Arc::default() }
     }
 
-    /// Makes sure that registers and scratch are as large as a graph needs them.
-    pub(super) fn reserve(&mut self, lowered: &Lowered) -> Result<(), ModelError> {
-        if self.registers.len() < lowered.registers.len() {
-            self.registers.resize_with(lowered.registers.len(), || None);
-        }
-        for (index, &bytes) in lowered.registers.iter().enumerate() {
-            if self.registers[index].as_ref().is_none_or(|register| register.bytes() < bytes) {
-                // Given back before a larger one is taken.
-                self.registers[index] = None;
-                self.registers[index] = Some(self.allocate(bytes)?);
-            }
-        }
-        if self.scratch.as_ref().is_none_or(|scratch| scratch.bytes() < lowered.scratch_bytes) {
-            self.scratch = None;
-            self.scratch = Some(self.allocate(lowered.scratch_bytes)?);
+    /// Makes sure that there are so many bytes for a graph to work in.
+    pub(super) fn reserve(&mut self, bytes: usize) -> Result<(), ModelError> {
+        if self.working.as_ref().is_none_or(|working| working.bytes() < bytes) {
+            // Given back before a larger one is taken.
+            self.working = None;
+            self.working = Some(self.allocate(bytes)?);
         }
         Ok(())
     }
 
+    /// Where what was reserved begins.
+    pub(super) fn working_address(&self) -> u64 {
+        self.working.as_ref().map_or(0, Buffer::address)
+    }
+
+    /// The most bytes that were held at a time.
+    pub(super) fn most_bytes(&self) -> u64 {
+        self.held.most.load(Ordering::Relaxed)
+    }
+
     /// A buffer of at least this many bytes that nobody else holds, with whatever was in it.
     pub(super) fn take_value(&mut self, bytes: usize) -> Result<Arc<Buffer>, ModelError> {
-        let known = self.values.entry(rounded(bytes)).or_default();
+        let known = self.values.entry(allocated_bytes(bytes)).or_default();
         if let Some(free) = known.iter().position(|buffer| Arc::strong_count(buffer) == 1) {
             return Ok(Arc::clone(&known[free]));
         }
         let buffer = Arc::new(self.allocate(bytes)?);
-        self.values.entry(rounded(bytes)).or_default().push(Arc::clone(&buffer));
+        self.values.entry(allocated_bytes(bytes)).or_default().push(Arc::clone(&buffer));
         Ok(buffer)
     }
 
@@ -101,21 +110,23 @@ impl Memory {
 
     /// Gives back what is not in use.
     pub(super) fn trim(&mut self) {
-        self.registers.clear();
-        self.scratch = None;
+        self.working = None;
         self.drop_idle_values();
     }
 
     /// `None` where there is not so much.
     fn try_allocate(&self, bytes: usize) -> Result<Option<Buffer>, ModelError> {
         // SAFETY: it holds whatever was there, and bytes have no invalid values. Kernels write it before they read it.
-        let slice = match unsafe { self.stream.alloc::<u8>(rounded(bytes)) } {
+        let slice = match unsafe { self.stream.alloc::<u8>(allocated_bytes(bytes)) } {
             Err(error) if is_out_of_memory(error) => return Ok(None),
             allocated => allocated.failed_to(&format!("allocate {bytes} bytes"))?,
         };
         // The stream's events are off, so there is nothing to record when the address has been used.
         let address = slice.device_ptr(&self.stream).0;
-        Ok(Some(Buffer { slice, address }))
+        let bytes = slice.len() as u64;
+        let now = self.held.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.held.most.fetch_max(now, Ordering::Relaxed);
+        Ok(Some(Buffer { slice, address, held: Arc::clone(&self.held) }))
     }
 
     fn no_memory(&self, bytes: usize) -> ModelError {
@@ -132,9 +143,4 @@ impl Memory {
             !buffers.is_empty()
         });
     }
-}
-
-/// No buffer is empty: the driver refuses to allocate nothing.
-fn rounded(bytes: usize) -> usize {
-    bytes.max(1).next_multiple_of(GRAIN_BYTES)
 }

@@ -143,3 +143,25 @@ fn transfer(side: &SideStream, source: &Value) -> Value {
     });
     received.unwrap()
 }
+
+#[test]
+fn a_graph_takes_the_memory_that_was_said_beforehand() {
+    for (name, graph) in parity::graphs() {
+        for (format, _) in FORMATS {
+            // Of a device of its own, since tests run side by side.
+            let Some(gpu) = gpu().map(|gpu| gpu.with_format(format)) else { return };
+            let inputs = parity::inputs(&graph, &vec![2; graph.inputs().len()]);
+            let operands: Vec<Value> =
+                inputs.iter().map(|(shape, elements)| gpu.value(shape, elements).unwrap()).collect();
+            let of_operands = gpu.most_gpu_bytes().unwrap();
+            let memory = gpu.memory_of(&graph, 2);
+            let prepared = gpu.prepare(graph.clone(), &WEIGHTS).unwrap();
+            assert_eq!(prepared.resident_bytes(), memory.resident_bytes, "{name}, {format:?}");
+            let output = prepared.run(&operands.iter().collect::<Vec<_>>()).unwrap();
+            let of_outputs = (4 * output.shape().iter().product::<usize>() as u64).next_multiple_of(256);
+            let said = of_operands + memory.resident_bytes + memory.working_bytes + of_outputs;
+            let taken = gpu.most_gpu_bytes().unwrap();
+            assert!(taken <= said, "{name}, {format:?}: {taken} bytes, and {said} were said");
+        }
+    }
+}

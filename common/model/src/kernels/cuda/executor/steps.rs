@@ -28,11 +28,11 @@ pub(in crate::kernels) struct Steps {
 }
 
 /// Memory that a run's steps name, as addresses.
-struct Addresses<'a> {
+struct Addresses {
     inputs: Vec<u64>,
     outputs: Vec<u64>,
-    registers: &'a [Option<Buffer>],
-    scratch: Option<&'a Buffer>,
+    registers: Vec<u64>,
+    scratch: u64,
     parameters: u64,
 }
 
@@ -68,7 +68,7 @@ impl Steps {
             .collect::<Result<_, _>>()?;
         self.cuda.bind()?;
         let state = &mut *self.cuda.state();
-        state.memory.reserve(&lowered)?;
+        state.memory.reserve(lowered.working_bytes())?;
         let take = |&bytes| state.memory.take_value(bytes);
         let outputs: Vec<Arc<Buffer>> = lowered.outputs.iter().map(take).collect::<Result<_, _>>()?;
         self.run_steps(&lowered, (&operands, &outputs), state, watch)?;
@@ -84,7 +84,7 @@ impl Steps {
     }
 
     pub(in crate::kernels) fn resident_bytes(&self) -> u64 {
-        self.layout.bytes() as u64
+        self.parameters.bytes() as u64
     }
 
     pub(in crate::kernels) fn kernel_name(&self, kind: &str) -> String {
@@ -99,11 +99,13 @@ impl Steps {
         watch: &mut dyn FnMut(Computed),
     ) -> Result<(), ModelError> {
         let State { memory, products, .. } = state;
+        let working = memory.working_address();
+        let (registers, scratch) = lowered.offsets();
         let addresses = Addresses {
             inputs: operands.iter().map(Elements::address).collect(),
             outputs: outputs.iter().map(|buffer| buffer.address()).collect(),
-            registers: &memory.registers,
-            scratch: memory.scratch.as_ref(),
+            registers: registers.into_iter().map(|offset| working + offset as u64).collect(),
+            scratch: working + scratch as u64,
             parameters: self.parameters.address(),
         };
         let mut steps = lowered.steps.iter().peekable();
@@ -138,19 +140,15 @@ impl Steps {
     }
 }
 
-impl Addresses<'_> {
+impl Addresses {
     fn of(&self, place: Place) -> u64 {
         let begin = match place.memory {
             Named::Input(input) => self.inputs[input],
             Named::Output(output) => self.outputs[output],
             Named::Parameters => self.parameters,
-            Named::Register(register) => address_of(self.registers[register].as_ref()),
-            Named::Scratch => address_of(self.scratch),
+            Named::Register(register) => self.registers[register],
+            Named::Scratch => self.scratch,
         };
         begin + place.offset as u64
     }
-}
-
-fn address_of(reserved: Option<&Buffer>) -> u64 {
-    reserved.expect("`reserve` has made what this graph names").address()
 }
