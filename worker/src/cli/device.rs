@@ -102,7 +102,7 @@ mod tests {
 
     fn gpus(count: usize, missing: Vec<CudaLibrary>) -> Result<Gpus, CudaError> {
         let gpu = |ordinal| Gpu { ordinal, name: "a GPU".to_owned(), capability: (8, 6), total_bytes: 24 << 30 };
-        Ok(Gpus { visible: (0..count).map(gpu).collect(), driver_cuda: (13, 0), missing })
+        Ok(Gpus { visible: (0..count).map(gpu).collect(), driver_cuda: (13, 0), missing, slower_without: Vec::new() })
     }
 
     #[test]

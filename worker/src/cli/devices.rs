@@ -58,7 +58,7 @@ mod tests {
 
     fn gpus(missing: Vec<CudaLibrary>) -> Gpus {
         let gpu = Gpu { ordinal: 1, name: "NVIDIA X".to_owned(), capability: (9, 0), total_bytes: 80 << 30 };
-        Gpus { visible: vec![gpu], driver_cuda: (13, 0), missing }
+        Gpus { visible: vec![gpu], driver_cuda: (13, 0), missing, slower_without: Vec::new() }
     }
 
     #[test]

@@ -54,6 +54,8 @@ impl CudaError {
 pub enum CudaLibrary {
     /// Matrix products.
     CublasLt,
+    /// Convolutions and attention. It may be missing: kernels of our own compute them more slowly then.
+    Cudnn,
     /// The driver's, which everything goes through.
     Driver,
     /// Compiles the kernels for the GPU that is there.
@@ -66,6 +68,7 @@ impl CudaLibrary {
     pub fn name(self) -> &'static str {
         match self {
             Self::CublasLt => "libcublasLt.so",
+            Self::Cudnn => "libcudnn.so",
             Self::Driver => "libcuda.so",
             Self::Nvrtc => "libnvrtc.so",
         }
@@ -75,6 +78,7 @@ impl CudaLibrary {
     fn purpose(self) -> &'static str {
         match self {
             Self::CublasLt => "the CUDA toolkit's library of matrix products",
+            Self::Cudnn => "NVIDIA's library of convolutions and attention",
             Self::Driver => "the GPU's driver",
             Self::Nvrtc => "the CUDA toolkit's compiler",
         }
@@ -83,6 +87,9 @@ impl CudaLibrary {
     fn remedy(self) -> &'static str {
         match self {
             Self::Driver => "install NVIDIA's driver, so that `nvidia-smi` lists the GPU",
+            Self::Cudnn => {
+                "install cuDNN 9 for the CUDA that is there, and name the folder of its libraries in LD_LIBRARY_PATH"
+            }
             Self::CublasLt | Self::Nvrtc => {
                 "install the CUDA toolkit 12 or 13, no newer than the driver, and name the folder of its libraries in LD_LIBRARY_PATH"
             }
@@ -96,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_missing_library_is_named_with_what_it_is_and_what_to_do() {
-        for library in [CudaLibrary::CublasLt, CudaLibrary::Driver, CudaLibrary::Nvrtc] {
+        for library in [CudaLibrary::CublasLt, CudaLibrary::Cudnn, CudaLibrary::Driver, CudaLibrary::Nvrtc] {
             let text = CudaError::MissingLibrary(library).to_string();
             let (what, hint) = text.split_once("\nhint: ").unwrap();
             assert!(what.starts_with(library.name()), "{what}");

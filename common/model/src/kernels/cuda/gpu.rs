@@ -12,6 +12,8 @@ pub struct Gpus {
     pub driver_cuda: (u32, u32),
     /// Libraries that computing takes and that cannot be opened; without any of them all visible GPUs can be used.
     pub missing: Vec<CudaLibrary>,
+    /// Libraries that cannot be opened, or are too old, and that computing is slower without.
+    pub slower_without: Vec<CudaLibrary>,
 }
 
 /// A GPU.
@@ -70,7 +72,7 @@ mod tests {
 
     fn gpus(missing: Vec<CudaLibrary>) -> Gpus {
         let gpu = |ordinal| Gpu { ordinal, name: "a GPU".to_owned(), capability: (8, 6), total_bytes: 24 << 30 };
-        Gpus { visible: (0..2).map(gpu).collect(), driver_cuda: (13, 0), missing }
+        Gpus { visible: (0..2).map(gpu).collect(), driver_cuda: (13, 0), missing, slower_without: Vec::new() }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a graph becomes on a GPU, as data: kernels and products in order, and the memory that they read and write.
 
+use super::fused::{Attention, Convolution};
 use crate::kernels::Format;
 
 /// Where everything in memory begins at a multiple of: what CUDA's own allocations do, and more than any load wants.
@@ -50,6 +51,10 @@ pub(super) enum Kernel {
     Attention128,
     Attention256,
     Attention512,
+    /// By units for tiles, which 16-bit elements alone have; for heads of at most 64 channels, and the next ones for wider heads.
+    AttentionTiles64,
+    AttentionTiles128,
+    AttentionTiles160,
     /// What follows a product: bias, activation, residual.
     Finish,
     /// `(const float* source, Element* target, int count)`, a thread for each: the executor's own, for what comes from the host.
@@ -93,6 +98,8 @@ pub(super) struct Product {
 /// What is done at a time.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
+    Attention(Attention),
+    Convolution(Convolution),
     Launch(Launch),
     Product(Product),
 }
@@ -141,14 +148,21 @@ impl Lowered {
 }
 
 impl Kernel {
-    /// Every kernel of the sources.
-    pub(super) const ALL: &[Self] = &[
+    /// Every kernel that the sources have for a format.
+    pub(super) fn all(format: Format) -> impl Iterator<Item = Self> {
+        Self::ALL.iter().copied().filter(move |kernel| format != Format::F32 || !kernel.takes_tiles())
+    }
+
+    const ALL: &[Self] = &[
         Self::Activate,
         Self::Add,
         Self::Attention64,
         Self::Attention128,
         Self::Attention256,
         Self::Attention512,
+        Self::AttentionTiles64,
+        Self::AttentionTiles128,
+        Self::AttentionTiles160,
         Self::Finish,
         Self::FromFloats,
         Self::Gather,
@@ -161,6 +175,10 @@ impl Kernel {
         Self::ToFloats,
     ];
 
+    fn takes_tiles(self) -> bool {
+        matches!(self, Self::AttentionTiles64 | Self::AttentionTiles128 | Self::AttentionTiles160)
+    }
+
     /// The function's name in the sources.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -170,6 +188,9 @@ impl Kernel {
             Self::Attention128 => "attention_128",
             Self::Attention256 => "attention_256",
             Self::Attention512 => "attention_512",
+            Self::AttentionTiles64 => "attention_tiles_64",
+            Self::AttentionTiles128 => "attention_tiles_128",
+            Self::AttentionTiles160 => "attention_tiles_160",
             Self::Finish => "finish",
             Self::FromFloats => "from_floats",
             Self::Gather => "gather",

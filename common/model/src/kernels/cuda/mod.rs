@@ -5,7 +5,7 @@
 //!     │                    │
 //!     └───── lower ◄───────┘
 //!              ▼
-//!   Lowered: launches and products over named memory ──► executor (a GPU), or emulator (tests)
+//!   Lowered: launches, products, convolutions over named memory ──► executor (a GPU), or emulator (tests)
 //! ```
 //!
 //! The executor ([`executor`]) computes on one GPU in one stream: everything that it hands over happens in that order, so memory is
@@ -24,6 +24,8 @@ mod error;
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code)]
 mod executor;
+#[cfg(any(test, feature = "cuda"))]
+mod fused;
 mod gpu;
 #[cfg(any(test, feature = "cuda"))]
 mod launch;

@@ -7,6 +7,7 @@ use candle_core::Device;
 
 use super::emulator::product::{decode, encode};
 use super::emulator::{Emulator, Order};
+use super::fused::{Convolutions, Fixed, Offers};
 use super::lower::lower;
 use super::pack::{Layout, pack};
 use crate::graph::Graph;
@@ -15,6 +16,13 @@ use crate::kernels::{Format, Kernels};
 
 /// Of operands and of sums of products, by the formula of the weights. The few elements of a small output may all be close to zero.
 const DEVIATION: f32 = 0.5;
+
+/// Kernels alone, the libraries as far as they go, and what lies between.
+const OFFERS: [Fixed; 3] = [
+    Fixed::NOTHING,
+    Fixed { attention: false, convolutions: Convolutions::Plain, tiles: true },
+    Fixed { attention: true, convolutions: Convolutions::Any, tiles: true },
+];
 
 #[test]
 fn graphs_are_computed_as_the_reference_does() {
@@ -41,10 +49,12 @@ fn check_inputs(name: &str, graph: &Graph, inputs: &[Input]) {
         .collect();
     let expected = parity::run(&Kernels::reference(&Device::Cpu), graph, &written_out);
     for (format, tolerance) in FORMATS {
-        let Some(found) = run(graph, inputs, format) else { return };
-        let error = parity::difference(&expected, &found, DEVIATION);
-        let rows: Vec<usize> = inputs.iter().map(|(shape, _)| shape[0]).collect();
-        assert!(error <= tolerance, "{name}, {rows:?} rows, {format:?}: {error:e}");
+        for offers in OFFERS {
+            let Some(found) = run(graph, inputs, format, &offers) else { return };
+            let error = parity::difference(&expected, &found, DEVIATION);
+            let rows: Vec<usize> = inputs.iter().map(|(shape, _)| shape[0]).collect();
+            assert!(error <= tolerance, "{name}, {rows:?} rows, {format:?}, {offers:?}: {error:e}");
+        }
     }
 }
 
@@ -52,12 +62,12 @@ fn check_inputs(name: &str, graph: &Graph, inputs: &[Input]) {
 ///
 /// # Shapes
 /// - returns: each output, channels last
-fn run(graph: &Graph, inputs: &[Input], format: Format) -> Option<Vec<Vec<f32>>> {
+fn run(graph: &Graph, inputs: &[Input], format: Format, offers: &dyn Offers) -> Option<Vec<Vec<f32>>> {
     let emulator = Emulator::of(format)?;
     let layout = Layout::new(graph, format);
     let packed = pack(graph, &layout, &WEIGHTS).unwrap();
     let rows: Vec<usize> = inputs.iter().map(|(shape, _)| shape[0]).collect();
-    let lowered = lower(graph, &layout, format, &rows);
+    let lowered = lower(graph, &layout, format, &rows, offers);
     assert_eq!((packed.len(), lowered.rows.len()), (layout.bytes(), graph.nodes().len()));
     let encoded: Vec<Vec<u8>> = inputs.iter().zip(&lowered.inputs).map(channels_last).collect();
     let outputs = emulator.run(&lowered, &packed, &encoded, Order::Forwards);

@@ -2,13 +2,17 @@
 
 use crate::kernels::Format;
 
-/// All kernels. Compiled once for each format that is used.
-pub(super) const SOURCE: &str = concat!(
-    include_str!("source/prelude.cuh"),
+/// What all kernels share.
+pub(super) const PRELUDE: &str = include_str!("source/prelude.cuh");
+
+/// All kernels, behind the prelude. Compiled once for each format that is used.
+pub(super) const KERNELS: &str = concat!(
     include_str!("source/pointwise.cu"),
     include_str!("source/norm.cu"),
     include_str!("source/convolution.cu"),
     include_str!("source/attention.cu"),
+    include_str!("source/tiles.cuh"),
+    include_str!("source/tile_attention.cu"),
 );
 
 /// What the sources are told of the format.

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   SOURCE + cuda.hpp ──c++──► Library: a function for each kernel
-//!   Lowered ──► Emulator::run: memory with guards ──► launches by the library, products by plain loops
+//!   Lowered ──► Emulator::run: memory with guards ──► launches by the library; products, convolutions and attention by plain loops
 //! ```
 //!
 //! It refuses what a GPU would not forgive, and a part of what it would: accesses outside of what a launch names, reads of what nobody
 //! wrote (they are NaN), barriers that not all threads reach, launches beyond the limits of every GPU.
 
+mod fused;
 mod library;
 pub(super) mod limits;
 mod memory;
@@ -25,6 +26,9 @@ pub(super) use library::Order;
 
 use library::{Call, Library, Range};
 use memory::Memories;
+
+/// A GPU's units for tiles, for the kernels that use them.
+const TILES: &str = include_str!("tiles.hpp");
 
 /// Kernels of one format.
 pub(super) struct Emulator {
@@ -44,8 +48,15 @@ impl Emulator {
             Format::F32 => &F32,
         };
         let compile = || {
-            let names: Vec<&str> = Kernel::ALL.iter().map(|kernel| kernel.name()).collect();
-            Some(Self { format, library: Library::compile(source::SOURCE, &names, source::options(format))? })
+            let names: Vec<&str> = Kernel::all(format).map(Kernel::name).collect();
+            Some(Self {
+                format,
+                library: Library::compile(
+                    &[source::PRELUDE, TILES, source::KERNELS].concat(),
+                    &names,
+                    source::options(format),
+                )?,
+            })
         };
         place.get_or_init(compile).as_ref()
     }
@@ -62,6 +73,8 @@ impl Emulator {
                 memories.forget_scratch();
             }
             match step {
+                Step::Attention(attention) => fused::attend(attention, &mut memories),
+                Step::Convolution(convolution) => fused::convolve(convolution, &mut memories),
                 Step::Launch(launch) => self.launch(launch, &mut memories, order),
                 Step::Product(product) => product::run(product, self.format, &mut memories),
             }

@@ -14,24 +14,33 @@ const LANES: usize = 16;
 /// When an operand lies outside of its memory or is NaN, or when the target is read only.
 pub(super) fn run(product: &Product, format: Format, memories: &mut Memories) {
     let Product { m, n, k, left, right, target } = *product;
-    let element = element_bytes(format);
-    let read = |place: Place, elements: usize| {
-        let bytes = memories.bytes(place.memory).get(place.offset..place.offset + elements * element);
-        decode(format, bytes.unwrap_or_else(|| panic!("{place:?} in {product:?}")))
-    };
-    let (left, right) = (read(left, m * k), read(right, n * k));
+    let (left, right) = (read(memories, format, left, m * k), read(memories, format, right, n * k));
     let mut sums = Vec::with_capacity(m * n);
     for row in left.chunks_exact(k) {
         sums.extend(right.chunks_exact(k).map(|column| dot(row, column)));
     }
-    assert!(sums.iter().all(|sum| sum.is_finite()), "a product of what nobody wrote: {product:?}");
-    let bytes = encode(format, &sums);
-    assert!(
-        !matches!(target.memory, Memory::Input(_) | Memory::Parameters),
-        "a write to what is read only: {product:?}"
-    );
-    let place = memories.bytes_mut(target.memory).get_mut(target.offset..target.offset + bytes.len());
-    place.unwrap_or_else(|| panic!("{target:?} in {product:?}")).copy_from_slice(&bytes);
+    write(memories, format, target, &sums);
+}
+
+/// Elements that a library reads.
+///
+/// # Panics
+/// When they lie outside of their memory.
+pub(super) fn read(memories: &Memories, format: Format, place: Place, elements: usize) -> Vec<f32> {
+    let bytes = memories.bytes(place.memory).get(place.offset..place.offset + elements * element_bytes(format));
+    decode(format, bytes.unwrap_or_else(|| panic!("{elements} elements of {place:?}")))
+}
+
+/// What a library writes.
+///
+/// # Panics
+/// When it lies outside of its memory, is NaN, or the memory is read only.
+pub(super) fn write(memories: &mut Memories, format: Format, place: Place, values: &[f32]) {
+    assert!(values.iter().all(|value| value.is_finite()), "made of what nobody wrote: {place:?}");
+    assert!(!matches!(place.memory, Memory::Input(_) | Memory::Parameters), "a write to what is read only: {place:?}");
+    let bytes = encode(format, values);
+    let target = memories.bytes_mut(place.memory).get_mut(place.offset..place.offset + bytes.len());
+    target.unwrap_or_else(|| panic!("{} elements of {place:?}", values.len())).copy_from_slice(&bytes);
 }
 
 fn dot(one: &[f32], other: &[f32]) -> f32 {

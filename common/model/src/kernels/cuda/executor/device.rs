@@ -8,12 +8,14 @@ use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 
 use super::attempt::{Attempt, compile_error};
 use super::crossing::Crossing;
+use super::cudnn::Cudnn;
 use super::memory::{Buffer, Memory};
-use super::products::Products;
+use super::products::{Products, WORKSPACE_BYTES};
 use super::staging::{HostBytes, Staging};
 use crate::ModelError;
 use crate::kernels::Format;
 use crate::kernels::cuda::error::CudaError;
+use crate::kernels::cuda::fused::{AttentionShape, ConvolutionShape, Offers};
 use crate::kernels::cuda::gpu::{Gpu, Gpus};
 use crate::kernels::cuda::launch::{Argument, Kernel, Launch, Place};
 use crate::kernels::cuda::source;
@@ -23,6 +25,9 @@ const F16_FROM: (u32, u32) = (7, 0);
 
 /// And bf16, which f32's range makes the safer one.
 const BF16_FROM: (u32, u32) = (8, 0);
+
+/// `off` for kernels of our own in cuDNN's place: to compare, and to go around a library that does not work.
+const CUDNN_VARIABLE: &str = "ASYNCDIFF_CUDNN";
 
 /// A GPU that computes. All kernels go through one stream, in order; only reading a value waits for it. Copies and transfers have streams of their own.
 #[derive(Debug)]
@@ -41,6 +46,8 @@ pub(super) struct State {
     /// What goes to the host and comes from it.
     pub(super) copies: Crossing,
     pub(super) products: Products,
+    /// `None` where the library is missing or not wanted.
+    pub(super) cudnn: Option<Cudnn>,
     /// The kernels of each format that was asked for.
     functions: Vec<(Format, Arc<Functions>)>,
 }
@@ -62,6 +69,7 @@ impl Cuda {
             staging: Staging::default(),
             copies: Crossing::beside(&stream)?,
             products: Products::new(Arc::clone(&stream))?,
+            cudnn: if is_off(CUDNN_VARIABLE) { None } else { Cudnn::new(&stream, WORKSPACE_BYTES)? },
             functions: Vec::new(),
         };
         Ok(Self { gpu, stream, state: Mutex::new(state) })
@@ -221,15 +229,29 @@ impl Cuda {
         let mut options = vec![format!("--gpu-architecture={architecture}")];
         options.extend(source::options(format).iter().map(|&option| option.to_owned()));
         let options = CompileOptions { options, name: Some("asyncdiff.cu".to_owned()), ..CompileOptions::default() };
-        let compiled = compile_ptx_with_opts(source::SOURCE, options);
+        let compiled = compile_ptx_with_opts([source::PRELUDE, source::KERNELS].concat(), options);
         let ptx = compiled.map_err(|error| compile_error(&architecture, &error))?;
         let module = self.stream.context().load_module(ptx);
         let module = module.failed_to("load its kernels (is the CUDA toolkit newer than the driver?)")?;
-        let load = |&kernel: &Kernel| {
+        let load = |kernel: Kernel| {
             let function = module.load_function(kernel.name());
             Ok((kernel, function.failed_to(&format!("find the kernel {}", kernel.name()))?))
         };
-        Ok(Functions(Kernel::ALL.iter().map(load).collect::<Result<_, CudaError>>()?))
+        Ok(Functions(Kernel::all(format).map(load).collect::<Result<_, CudaError>>()?))
+    }
+}
+
+impl Offers for Cuda {
+    fn has_attention(&self, shape: &AttentionShape) -> bool {
+        self.state().cudnn.as_mut().is_some_and(|cudnn| cudnn.has_attention(shape))
+    }
+
+    fn has_convolution(&self, shape: &ConvolutionShape) -> bool {
+        self.state().cudnn.as_mut().is_some_and(|cudnn| cudnn.has_convolution(shape))
+    }
+
+    fn has_tiles(&self) -> bool {
+        self.gpu.capability >= BF16_FROM
     }
 }
 
@@ -246,8 +268,13 @@ fn fastest_format(capability: (u32, u32)) -> Format {
 impl Functions {
     fn of(&self, kernel: Kernel) -> &CudaFunction {
         let found = self.0.iter().find(|(known, _)| *known == kernel);
-        &found.expect("every kernel of `Kernel::ALL` was loaded, and they are all that there are").1
+        &found.expect("every kernel of the format was loaded, and lowering names no other").1
     }
+}
+
+/// Whether a variable of the environment says so.
+fn is_off(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| value == "off")
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Which of the libraries there are. Whatever calls into one asks here first: the bindings panic where a library is missing.
 
+use super::cudnn;
 use crate::kernels::cuda::error::{CudaError, CudaLibrary};
 
 /// Every library that computing takes, the driver first: without it the others are of no use.
@@ -8,6 +9,11 @@ const NEEDED: [CudaLibrary; 3] = [CudaLibrary::Driver, CudaLibrary::Nvrtc, CudaL
 /// Those that cannot be opened.
 pub(super) fn missing() -> Vec<CudaLibrary> {
     NEEDED.into_iter().filter(|&library| !is_present(library)).collect()
+}
+
+/// Those that cannot be opened and that are not needed.
+pub(super) fn slower_without() -> Vec<CudaLibrary> {
+    [CudaLibrary::Cudnn].into_iter().filter(|&library| !is_present(library)).collect()
 }
 
 /// Nothing, if the library can be opened.
@@ -20,6 +26,7 @@ fn is_present(library: CudaLibrary) -> bool {
     unsafe {
         match library {
             CudaLibrary::CublasLt => cudarc::cublaslt::sys::is_culib_present(),
+            CudaLibrary::Cudnn => cudnn::is_present(),
             CudaLibrary::Driver => cudarc::driver::sys::is_culib_present(),
             CudaLibrary::Nvrtc => cudarc::nvrtc::sys::is_culib_present(),
         }
@@ -33,8 +40,9 @@ mod tests {
     #[test]
     fn a_check_fails_for_exactly_what_is_missing() {
         let missing = missing();
-        for library in NEEDED {
-            assert_eq!(check(library).is_err(), missing.contains(&library), "{}", library.name());
+        for library in NEEDED.into_iter().chain(slower_without()) {
+            let is_missing = missing.contains(&library) || library == CudaLibrary::Cudnn;
+            assert_eq!(check(library).is_err(), is_missing, "{}", library.name());
         }
     }
 }

@@ -5,6 +5,7 @@
 //!   Prepared::run ──► Steps: Lowered, for these rows ──► Cuda: one stream, in order ──► Elements (outputs)
 //!                                                          │ Memory: registers, scratch, buffers of values
 //!                                                          │ Products: cuBLASLt, an algorithm for each shape
+//!                                                          │ Cudnn: a plan for each shape of convolution and attention
 //!                                                          └ Functions: the sources, compiled by NVRTC for each format
 //! ```
 //!
@@ -14,6 +15,7 @@
 mod assembly;
 mod attempt;
 mod crossing;
+mod cudnn;
 mod device;
 mod elements;
 mod graph_memory;

@@ -17,7 +17,7 @@ use crate::kernels::Format;
 use crate::kernels::cuda::error::CudaError;
 
 /// What an algorithm may use while it runs: NVIDIA's recommendation for its largest GPUs, where less excludes the fastest.
-const WORKSPACE_BYTES: usize = 32 << 20;
+pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
 
 /// The largest alignment that algorithms are chosen by.
 const ALIGNMENT_MAX: u32 = 256;
@@ -68,6 +68,11 @@ impl Products {
         Ok(Self { handle, stream, workspace, plans: HashMap::new() })
     }
 
+    /// Where [`WORKSPACE_BYTES`] begin that one operation after the other may use, in the stream's order.
+    pub(super) fn workspace(&self) -> u64 {
+        self.workspace.device_ptr(&self.stream).0
+    }
+
     /// `target[m, n] = left[m, k] * right[n, k]^T`, row-major.
     pub(super) fn multiply(
         &mut self,
@@ -89,7 +94,7 @@ impl Products {
         }
         let plan = &self.plans[&shape];
         let (one, zero) = (1.0_f32, 0.0_f32);
-        let workspace = self.workspace.device_ptr(&self.stream).0;
+        let workspace = self.workspace();
         // The library's matrices have their columns in memory one after the other. Seen so, the target is `[n, m]`, and the product of `right`,
         // transposed, and `left`.
         // SAFETY: the plan was made for these sizes and alignments. Callers hold the three buffers; the workspace is used by one product after

@@ -16,6 +16,9 @@ use crate::kernels::{Computed, Format, Value};
 /// Row counts that a graph is kept lowered for: a layer is run for the lanes of a batch, which are two or three.
 const LOWERED_MAX: usize = 8;
 
+/// Why a library's step has its library.
+const NO_LIBRARY: &str = "lowering makes such a step where the device has said that there is a plan for it";
+
 /// A graph, ready to run on a GPU.
 pub(in crate::kernels) struct Steps {
     cuda: Arc<Cuda>,
@@ -60,13 +63,13 @@ impl Steps {
         hand_out: &mut dyn FnMut(usize, usize, Elements),
         watch: &mut dyn FnMut(Computed),
     ) -> Result<(), ModelError> {
+        self.cuda.bind()?;
         let lowered = self.lowered(graph, operands);
         let operands: Vec<Elements> = operands
             .iter()
             .zip(&lowered.inputs)
             .map(|(operand, &format)| operand.on_its_gpu()?.to_format(format))
             .collect::<Result<_, _>>()?;
-        self.cuda.bind()?;
         let state = &mut *self.cuda.state();
         state.memory.reserve(lowered.working_bytes())?;
         let take = |&bytes| state.memory.take_value(bytes);
@@ -98,7 +101,7 @@ impl Steps {
         state: &mut State,
         watch: &mut dyn FnMut(Computed),
     ) -> Result<(), ModelError> {
-        let State { memory, products, .. } = state;
+        let State { memory, products, cudnn, .. } = state;
         let working = memory.working_address();
         let (registers, scratch) = lowered.offsets();
         let addresses = Addresses {
@@ -112,6 +115,14 @@ impl Steps {
         for (node, &rows) in lowered.rows.iter().enumerate() {
             while let Some((_, step)) = steps.next_if(|(of, _)| *of == node) {
                 match step {
+                    Step::Attention(attention) => {
+                        let cudnn = cudnn.as_mut().expect(NO_LIBRARY);
+                        cudnn.attend(attention, products.workspace(), |place| addresses.of(place))?;
+                    }
+                    Step::Convolution(convolution) => {
+                        let cudnn = cudnn.as_mut().expect(NO_LIBRARY);
+                        cudnn.convolve(convolution, products.workspace(), |place| addresses.of(place))?;
+                    }
                     Step::Launch(launch) => self.cuda.launch(&self.functions, launch, |place| addresses.of(place))?,
                     Step::Product(product) => {
                         let places = [product.left, product.right, product.target].map(|place| addresses.of(place));
@@ -131,7 +142,7 @@ impl Steps {
         if let Some((_, lowered)) = known.iter().find(|(known, _)| *known == rows) {
             return Arc::clone(lowered);
         }
-        let lowered = Arc::new(lower(graph, &self.layout, self.format, &rows));
+        let lowered = Arc::new(lower(graph, &self.layout, self.format, &rows, &*self.cuda));
         if known.len() >= LOWERED_MAX {
             known.remove(0);
         }

@@ -20,7 +20,8 @@ pub(in crate::kernels::cuda) fn find() -> Result<Gpus, CudaError> {
         }
     };
     let visible = (0..count).map(describe).collect::<Result<_, _>>()?;
-    Ok(Gpus { visible, driver_cuda: driver_cuda()?, missing: libraries::missing() })
+    let (missing, slower_without) = (libraries::missing(), libraries::slower_without());
+    Ok(Gpus { visible, driver_cuda: driver_cuda()?, missing, slower_without })
 }
 
 pub(in crate::kernels::cuda) fn free_bytes(ordinal: usize) -> Result<u64, CudaError> {

@@ -13,7 +13,7 @@ use crate::graph::{Activation, ConvolutionOp, Extent, Store};
 
 /// What a band's windows and sums may take. Half of what a layer's weights and activations take, and enough pixels to keep a GPU busy:
 /// more than 10 000 windows of 3×3×320 channels in bf16.
-const SCRATCH_BYTES: usize = 64 << 20;
+pub(super) const SCRATCH_BYTES: usize = 64 << 20;
 
 /// A band is a multiple of so many pixels, which products take at a time.
 const BAND_MULTIPLE: usize = 128;
@@ -23,9 +23,22 @@ const GEGLU: Argument = Argument::Int(4);
 
 /// Some of the output's pixels, counted over all rows of the batch.
 #[derive(Clone, Copy)]
-struct Band {
-    first: usize,
-    pixels: usize,
+pub(super) struct Band {
+    pub(super) first: usize,
+    pub(super) pixels: usize,
+}
+
+/// Which windows are gathered, and for how many pixels of a row.
+#[derive(Clone, Copy)]
+pub(super) struct PixelsOf {
+    pub(super) kernel: usize,
+    pub(super) stride: usize,
+    /// Zeros before the first pixel, on both axes.
+    pub(super) before: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    /// Elements of a window.
+    pub(super) depth: usize,
 }
 
 impl NodeLowering<'_> {
@@ -39,11 +52,14 @@ impl NodeLowering<'_> {
         let band_pixels = band_pixels(pixels, windows_bytes + sums_bytes);
         let windows = (windows_bytes > 0).then(|| self.take_scratch(band_pixels * windows_bytes));
         let scratch_sums = (sums_bytes > 0).then(|| self.take_scratch(band_pixels * sums_bytes));
+        let [before, _] = op.padding;
+        let Extent { height, width, .. } = self.node.writes;
+        let of = PixelsOf { kernel: op.kernel, stride: op.stride, before, height, width, depth };
         for first in (0..pixels).step_by(band_pixels) {
             let band = Band { first, pixels: band_pixels.min(pixels - first) };
             let left = match windows {
                 Some(windows) => {
-                    self.gather(op, band, windows, depth);
+                    self.gather(op, band, windows, of);
                     windows
                 }
                 None => self.element(self.reads[0].place, first * depth),
@@ -55,35 +71,34 @@ impl NodeLowering<'_> {
         }
     }
 
-    fn gather(&mut self, op: &ConvolutionOp, band: Band, windows: Place, depth: usize) {
+    pub(super) fn gather(&mut self, op: &ConvolutionOp, band: Band, windows: Place, of: PixelsOf) {
         let sources = &self.reads[..op.sources];
         let Extent { height, width, .. } = sources[0].extent;
         let channels: usize = sources.iter().map(|source| source.extent.channels).sum();
         let wide = self.are_whole_vectors(sources);
         let [upsampled_height, upsampled_width] = op.size;
-        let [before, _] = op.padding;
         let more: [Argument; 14] = [
             windows.into(),
             height.into(),
             width.into(),
             upsampled_height.into(),
             upsampled_width.into(),
-            op.kernel.into(),
-            op.stride.into(),
-            before.into(),
+            of.kernel.into(),
+            of.stride.into(),
+            of.before.into(),
             channels.into(),
-            depth.into(),
-            self.node.writes.height.into(),
-            self.node.writes.width.into(),
+            of.depth.into(),
+            of.height.into(),
+            of.width.into(),
             band.first.into(),
             wide.into(),
         ];
         let arguments: Vec<Argument> = self.concatenation(sources).into_iter().chain(more).collect();
-        self.launch(Kernel::Gather, [band.pixels, 1, 1], self.channel_threads(depth, wide), arguments);
+        self.launch(Kernel::Gather, [band.pixels, 1, 1], self.channel_threads(of.depth, wide), arguments);
     }
 
     /// Everything between the sums and what is stored; nothing, where that is the same.
-    fn finish_sums(&mut self, op: &ConvolutionOp, band: Band, sums: Place, bias: Option<Place>) {
+    pub(super) fn finish_sums(&mut self, op: &ConvolutionOp, band: Band, sums: Place, bias: Option<Place>) {
         let is_plain = op.store == Store::Plain(Activation::None);
         if is_plain && bias.is_none() && !op.row_bias && !op.residual {
             return;

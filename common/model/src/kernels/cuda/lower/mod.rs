@@ -8,12 +8,14 @@
 
 mod attention;
 mod convolution;
+mod fused;
 mod node;
 mod norm;
 mod pointwise;
 #[cfg(test)]
 mod tests;
 
+use super::fused::Offers;
 use super::launch::{Lowered, Memory, Place, Step};
 use super::pack::{Layout, element_bytes};
 use crate::graph::{Graph, Node, Op, Slot};
@@ -24,15 +26,23 @@ use node::{NodeLowering, Operand};
 
 /// What carries a graph out.
 ///
+/// `offers` says which operations need no kernels of ours.
+///
 /// # Shapes
 /// - `operand_rows`: rows of the batch of each input; one row counts for all
 ///
 /// # Panics
 /// When rows of operands differ and are not one: a bug of the caller.
-pub(super) fn lower(graph: &Graph, packed: &Layout, format: Format, operand_rows: &[usize]) -> Lowered {
+pub(super) fn lower(
+    graph: &Graph,
+    packed: &Layout,
+    format: Format,
+    operand_rows: &[usize],
+    offers: &dyn Offers,
+) -> Lowered {
     let mut lowering = Lowering::new(graph, packed, format, operand_rows);
     for (index, node) in graph.nodes().iter().enumerate() {
-        lowering.lower_node(index, node);
+        lowering.lower_node(index, node, offers);
     }
     lowering.finish()
 }
@@ -64,7 +74,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn lower_node(&mut self, index: usize, node: &Node) {
+    fn lower_node(&mut self, index: usize, node: &Node, offers: &dyn Offers) {
         // The row bias and the residual of a convolution follow the batch of its sources.
         let deciding = match &node.op {
             Op::Convolution(op) => op.sources,
@@ -78,7 +88,7 @@ impl<'a> Lowering<'a> {
         }
         self.rows.push(rows);
         if rows > 0 {
-            lowering.lower();
+            lowering.lower(offers);
         }
         self.scratch_bytes = self.scratch_bytes.max(lowering.scratch_bytes());
         self.steps.extend(lowering.into_steps().map(|step| (index, step)));

@@ -1,5 +1,6 @@
 //! One node's steps in the making: its operands, its target, and scratch that its steps share.
 
+use super::super::fused::Offers;
 use super::super::launch::{Argument, Kernel, Launch, Memory, Place, Step};
 use super::super::pack::{Parameters, element_bytes};
 use crate::graph::{Activation, Extent, Node, Op};
@@ -65,14 +66,22 @@ impl<'a> NodeLowering<'a> {
         self.reads.push(operand);
     }
 
-    pub(super) fn lower(&mut self) {
+    pub(super) fn lower(&mut self, offers: &dyn Offers) {
         let node = self.node;
         match &node.op {
             Op::Activate(activation) => self.activate(*activation),
             Op::Add => self.add(),
-            Op::Attention(op) => self.attention(op),
+            Op::Attention(op) => {
+                if !self.attend_as_one(op, offers) {
+                    self.attention(op, offers);
+                }
+            }
             Op::Concatenate => self.concatenate(),
-            Op::Convolution(op) => self.convolution(op),
+            Op::Convolution(op) => {
+                if !self.convolve_as_one(op, offers) {
+                    self.convolution(op);
+                }
+            }
             Op::GroupNorm(op) => self.group_norm(op),
             Op::LayerNorm(op) => self.layer_norm(op),
             Op::Sinusoids(op) => self.sinusoids(op),
@@ -155,7 +164,7 @@ impl<'a> NodeLowering<'a> {
         operands.iter().all(|operand| self.is_whole_vectors(operand.extent.channels))
     }
 
-    fn is_whole_vectors(&self, channels: usize) -> bool {
+    pub(super) fn is_whole_vectors(&self, channels: usize) -> bool {
         (channels * element_bytes(self.format)).is_multiple_of(VECTOR_BYTES)
     }
 

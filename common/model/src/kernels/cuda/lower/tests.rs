@@ -1,15 +1,18 @@
 //! What lowering decides, at sizes that no test can compute.
 
 use super::super::emulator::limits;
+use super::super::fused::{Convolutions, Fixed};
 use super::super::launch::{Kernel, Lowered, Memory, Step};
 use super::super::pack::Layout;
 use super::lower;
-use crate::graph::{Activation, Convolution, Extent, Graph, GraphBuilder, SinusoidsOp, Store};
+use crate::graph::{
+    Activation, AttentionHeads, AttentionMask, Convolution, Extent, Graph, GraphBuilder, SinusoidsOp, Store,
+};
 use crate::kernels::Format;
 use crate::kernels::parity::{resnet, transformer};
 
 fn lowered(graph: &Graph, format: Format, rows: usize) -> Lowered {
-    lower(graph, &Layout::new(graph, format), format, &vec![rows; graph.inputs().len()])
+    lower(graph, &Layout::new(graph, format), format, &vec![rows; graph.inputs().len()], &Fixed::NOTHING)
 }
 
 fn linear(out_channels: usize, store: Store) -> Graph {
@@ -65,6 +68,72 @@ fn bands_cover_every_pixel_once() {
     assert_eq!(next, 3 * 256 * 256);
 }
 
+/// `resnet` reads a skip connection beside its source; its group norms write what one convolution reads.
+#[test]
+fn a_library_takes_convolutions_with_what_follows_them() {
+    let map = Extent { height: 12, width: 12, channels: 64 };
+    let graph = resnet(map, 64);
+    let lower = |convolutions| {
+        let layout = Layout::new(&graph, Format::Bf16);
+        lower(&graph, &layout, Format::Bf16, &[2, 2, 1], &Fixed { convolutions, ..Fixed::NOTHING }).steps
+    };
+    let kinds = |steps: &[(usize, Step)], node| -> Vec<&str> {
+        let kind = |step: &Step| match step {
+            Step::Attention(_) => "attention",
+            Step::Convolution(_) => "convolution",
+            Step::Launch(launch) => launch.kernel.name(),
+            Step::Product(_) => "product",
+        };
+        steps.iter().filter(|(of, _)| *of == node).map(|(_, step)| kind(step)).collect()
+    };
+    let node = |name: &str| graph.nodes().iter().position(|node| node.name == name).unwrap();
+    for conv in ["conv1", "conv2"] {
+        assert_eq!(kinds(&lower(Convolutions::Any), node(conv)), ["convolution"]);
+        assert_eq!(kinds(&lower(Convolutions::Plain), node(conv)), ["convolution", "finish"]);
+    }
+    assert_eq!(kinds(&lower(Convolutions::Any), node("shortcut")), ["gather", "product", "finish"]);
+    let steps = lower(Convolutions::Any);
+    let Some((_, Step::Convolution(first))) = steps.iter().find(|(of, _)| *of == node("conv1")) else { panic!() };
+    assert_eq!((first.shape.then.row_bias, first.shape.then.residual), (Some(1), None));
+}
+
+#[test]
+fn attention_goes_by_tiles_of_16_bits_and_whole_vectors() {
+    let kernel = |format, offset: usize, tiles| {
+        let mut graph = GraphBuilder::new(&[Extent::tokens(100, offset + 3 * 80)]);
+        let operands = [0, 1, 2].map(|index| (graph.input(0), offset + index * 80));
+        let heads = AttentionHeads { count: 1, width: 80 };
+        let output = graph.attention("attention", operands, heads, AttentionMask::None);
+        let graph = graph.finish(&[output]);
+        let offers = Fixed { tiles, ..Fixed::NOTHING };
+        let lowered = lower(&graph, &Layout::new(&graph, format), format, &[1], &offers);
+        let [(0, Step::Launch(launch))] = &lowered.steps[..] else { panic!("{:?}", lowered.steps) };
+        limits::check(launch);
+        (launch.kernel, launch.grid[0])
+    };
+    assert_eq!(kernel(Format::Bf16, 8, true), (Kernel::AttentionTiles128, 2));
+    assert_eq!(kernel(Format::Bf16, 4, true), (Kernel::Attention128, 7));
+    assert_eq!(kernel(Format::Bf16, 8, false), (Kernel::Attention128, 7));
+    assert_eq!(kernel(Format::F32, 8, true), (Kernel::Attention128, 7));
+}
+
+#[test]
+fn what_a_library_convolves_is_upsampled_before() {
+    let mut graph = GraphBuilder::new(&[Extent { height: 8, width: 8, channels: 16 }]);
+    let doubling = Convolution { upsampled: Some([16, 16]), ..Convolution::same3(16) };
+    let output = graph.convolution("up", &[graph.input(0)], doubling);
+    let graph = graph.finish(&[output]);
+    let layout = Layout::new(&graph, Format::Bf16);
+    let lowered =
+        lower(&graph, &layout, Format::Bf16, &[2], &Fixed { convolutions: Convolutions::Any, ..Fixed::NOTHING });
+    let [(0, Step::Launch(gather)), (0, Step::Convolution(convolution))] = &lowered.steps[..] else {
+        panic!("{:?}", lowered.steps)
+    };
+    assert_eq!((gather.kernel, gather.grid), (Kernel::Gather, [2 * 16 * 16, 1, 1]));
+    assert_eq!((convolution.source.memory, lowered.scratch_bytes), (Memory::Scratch, 2 * 16 * 16 * 16 * 2));
+    assert_eq!((convolution.shape.height, convolution.shape.out_height), (16, 16));
+}
+
 #[test]
 fn numbers_of_sinusoids_alone_are_read_as_floats() {
     let op = || SinusoidsOp { frequencies: vec![1.0], flip_sin_to_cos: false };
@@ -81,5 +150,5 @@ fn numbers_of_sinusoids_alone_are_read_as_floats() {
 #[should_panic(expected = "reads 2")]
 fn operands_of_differing_rows_are_refused() {
     let graph = resnet(Extent { height: 4, width: 4, channels: 8 }, 8);
-    lower(&graph, &Layout::new(&graph, Format::F32), Format::F32, &[3, 2, 1]);
+    lower(&graph, &Layout::new(&graph, Format::F32), Format::F32, &[3, 2, 1], &Fixed::NOTHING);
 }

@@ -47,6 +47,38 @@ fn causal_attention_sees_nothing_behind_the_query() {
     }
 }
 
+/// Where everything begins at a whole vector, tiles are multiplied: several of them, the last one in part, and channels in part.
+#[test]
+fn attention_by_tiles_takes_any_number_of_tokens() {
+    for (tokens, heads, mask) in [
+        ([1, 1], [1, 8], AttentionMask::None),
+        ([64, 64], [2, 64], AttentionMask::None),
+        ([65, 77], [2, 64], AttentionMask::None),
+        ([17, 200], [1, 40], AttentionMask::None),
+        ([30, 70], [2, 80], AttentionMask::None),
+        ([16, 33], [1, 128], AttentionMask::None),
+        ([5, 65], [2, 160], AttentionMask::None),
+        ([9, 12], [1, 168], AttentionMask::None),
+        ([140, 140], [2, 16], AttentionMask::Causal),
+        ([70, 70], [1, 96], AttentionMask::Causal),
+    ] {
+        let heads = AttentionHeads { count: heads[0], width: heads[1] };
+        let channels = heads.channels();
+        // Queries, keys and values side by side in one operand, and of their own behind others.
+        let own = graph_of(&[Extent::tokens(tokens[0], 3 * channels)], |graph, slots| {
+            graph.attention("own", [0, 1, 2].map(|index| (slots[0], index * channels)), heads, mask)
+        });
+        check(&format!("{tokens:?} {heads:?}"), &own, &[2]);
+        let inputs = tokens.map(|tokens| Extent::tokens(tokens, 8 + 2 * channels));
+        let others = graph_of(&inputs, |graph, slots| {
+            graph.attention("others", [(slots[0], 8), (slots[1], 8), (slots[1], 8 + channels)], heads, mask)
+        });
+        for rows in [[2, 2], [2, 1]] {
+            check(&format!("{tokens:?} {heads:?} {rows:?}"), &others, &rows);
+        }
+    }
+}
+
 #[test]
 fn one_row_of_any_operand_counts_for_all() {
     let attention = attention([9, 12], [2, 8], 0, AttentionMask::None);

@@ -138,8 +138,8 @@ DEVICE void attend(const Tokens& query, const Tokens& key, const Tokens& value, 
 
 // Grid: tiles of queries, heads, rows. Operands: `[rows, tokens, stride]`, from the first head's first channel on; `*_row_tokens` is 0
 // where one row counts for all.
-#define ATTENTION(name, slices)                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(WARPS* WARP)                                                                       \
+#define ATTENTION(name, attend, warps)                                                                                                     \
+    extern "C" __global__ void __launch_bounds__(warps* WARP)                                                                       \
         name(const Element* query, int query_stride, int query_row_tokens, const Element* key, int key_stride, int key_row_tokens, \
              const Element* value, int value_stride, int value_row_tokens, Element* target, int queries, int keys, int width,      \
              int causal, float scale) {                                                                                             \
@@ -151,10 +151,10 @@ DEVICE void attend(const Tokens& query, const Tokens& key, const Tokens& value, 
         const Tokens of_key = {operands[1].at(row, 0, head * width), key_stride, keys};                                             \
         const Tokens of_value = {operands[2].at(row, 0, head * width), value_stride, keys};                                         \
         Element* of_target = target + (long long)row * queries * target_stride + head * width;                                     \
-        attend<slices>(of_query, of_key, of_value, of_target, target_stride, AttentionShape{queries, keys, width, causal, scale}); \
+        attend(of_query, of_key, of_value, of_target, target_stride, AttentionShape{queries, keys, width, causal, scale}); \
     }
 
-ATTENTION(attention_64, 2)
-ATTENTION(attention_128, 4)
-ATTENTION(attention_256, 8)
-ATTENTION(attention_512, 16)
+ATTENTION(attention_64, attend<2>, WARPS)
+ATTENTION(attention_128, attend<4>, WARPS)
+ATTENTION(attention_256, attend<8>, WARPS)
+ATTENTION(attention_512, attend<16>, WARPS)

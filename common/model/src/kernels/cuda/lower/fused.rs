@@ -1,0 +1,122 @@
+//! Convolutions and attention as one step each, where there is a library for them.
+//!
+//! ```text
+//!   one source of the size that is convolved ───────────────────────────────► convolution (with its epilogue) ──► target
+//!   several sources, or others ──gather: pixels side by side, upsampled──► scratch ──┘
+//! ```
+//!
+//! A library reads one tensor. What the windows would be is nine times as much as what is copied here, and a nearest neighbour is no arithmetic.
+
+use super::super::fused::{Attention, AttentionShape, Convolution, ConvolutionShape, Epilogue, Offers};
+use super::super::launch::{Place, Step};
+use super::super::pack::{Parameters, Reads, WeightRows, element_bytes};
+use super::convolution::{Band, PixelsOf, SCRATCH_BYTES};
+use super::node::{NodeLowering, Operand};
+use crate::graph::{Activation, AttentionHeads, AttentionMask, AttentionOp, ConvolutionOp, Store};
+
+impl NodeLowering<'_> {
+    /// `false`, and nothing done, where other steps are needed.
+    pub(super) fn convolve_as_one(&mut self, op: &ConvolutionOp, offers: &dyn Offers) -> bool {
+        let Parameters::Weights { weights, bias, rows } = self.parameters else { return false };
+        let WeightRows { reads: Reads::Windows, depth } = rows else { return false };
+        let Some(shape) = self.convolution_shape(op, depth) else { return false };
+        let alone = ConvolutionShape { then: Epilogue::NONE, ..shape };
+        let Some(shape) = [shape, alone].into_iter().find(|shape| offers.has_convolution(shape)) else { return false };
+        let source = if self.is_one_source(op) { self.reads[0].place } else { self.place_pixels(op, &shape) };
+        let place = |index: Option<usize>| index.map(|index| self.reads[index].place);
+        let Epilogue { bias: has_bias, row_bias, residual, .. } = shape.then;
+        let convolution = Convolution {
+            shape,
+            source,
+            weights,
+            bias: bias.filter(|_| has_bias),
+            row_bias: row_bias.and_then(|_| place(op.row_bias_index())),
+            residual: residual.and_then(|_| place(op.residual_index())),
+            target: self.target,
+        };
+        self.push(Step::Convolution(convolution));
+        if shape == alone {
+            let pixels = self.rows * self.node.writes.pixels();
+            self.finish_sums(op, Band { first: 0, pixels }, self.target, bias);
+        }
+        true
+    }
+
+    /// `false`, and nothing done, where other steps are needed.
+    pub(super) fn attend_as_one(&mut self, op: &AttentionOp, offers: &dyn Offers) -> bool {
+        let AttentionHeads { count, width } = op.heads;
+        if op.mask != AttentionMask::None || !self.has_whole_heads(op) {
+            return false;
+        }
+        let [query, key, value] = [0, 1, 2].map(|index| self.reads[index]);
+        let shape = AttentionShape {
+            format: self.format,
+            rows: self.rows,
+            heads: count,
+            width,
+            queries: query.extent.pixels(),
+            keys: key.extent.pixels(),
+            strides: [query, key, value].map(|operand| operand.extent.channels),
+            operand_rows: [query, key, value].map(|operand| operand.rows),
+        };
+        if !offers.has_attention(&shape) {
+            return false;
+        }
+        let operands = [0, 1, 2].map(|index| self.element(self.reads[index].place, op.offsets[index]));
+        self.push(Step::Attention(Attention { shape, operands, target: self.target }));
+        true
+    }
+
+    /// `None` where no library is asked: channels that are no whole vectors, more than scratch holds, and windows of one pixel, which are products.
+    fn convolution_shape(&self, op: &ConvolutionOp, depth: usize) -> Option<ConvolutionShape> {
+        let channels: usize = self.reads[..op.sources].iter().map(|source| source.extent.channels).sum();
+        let [height, width] = op.size;
+        let Store::Plain(activation) = op.store else { return None };
+        let placed_bytes = self.rows * height * width * channels * element_bytes(self.format);
+        let has_room = self.is_one_source(op) || placed_bytes <= SCRATCH_BYTES;
+        if op.kernel == 1 || depth != op.kernel * op.kernel * channels || !self.is_whole_vectors(channels) || !has_room
+        {
+            return None;
+        }
+        let rows = |index: Option<usize>| index.map(|index| self.reads[index].rows);
+        let then = Epilogue {
+            bias: !op.biases.is_empty(),
+            row_bias: rows(op.row_bias_index()),
+            activation,
+            residual: rows(op.residual_index()),
+        };
+        // For `finish` are operands whose pixels are no whole vectors, and activation functions that no denoiser has behind a window.
+        let is_aligned = self.is_whole_vectors(op.out_channels) || (!op.row_bias && !op.residual);
+        let is_fused = is_aligned && matches!(activation, Activation::None | Activation::Silu);
+        Some(ConvolutionShape {
+            format: self.format,
+            rows: self.rows,
+            height,
+            width,
+            channels,
+            out_height: self.node.writes.height,
+            out_width: self.node.writes.width,
+            out_channels: op.out_channels,
+            kernel: op.kernel,
+            stride: op.stride,
+            padding: op.padding,
+            then: if is_fused { then } else { Epilogue::NONE },
+        })
+    }
+
+    /// Whether a library can read what the node reads.
+    fn is_one_source(&self, op: &ConvolutionOp) -> bool {
+        let Operand { extent, rows, .. } = self.reads[0];
+        op.sources == 1 && op.size == [extent.height, extent.width] && rows == self.rows
+    }
+
+    /// The sources side by side and upsampled, in scratch: windows of one pixel.
+    fn place_pixels(&mut self, op: &ConvolutionOp, shape: &ConvolutionShape) -> Place {
+        let &ConvolutionShape { rows, height, width, channels, .. } = shape;
+        let pixels = rows * height * width;
+        let placed = self.take_scratch(pixels * channels * element_bytes(self.format));
+        let band = Band { first: 0, pixels };
+        self.gather(op, band, placed, PixelsOf { kernel: 1, stride: 1, before: 0, height, width, depth: channels });
+        placed
+    }
+}
