@@ -6,22 +6,28 @@
 //! ```
 //!
 //! A library reads one tensor. What the windows would be is nine times as much as what is copied here, and a nearest neighbour is no arithmetic.
+//! A linear layer with a bias or a residual is a convolution too: `finish` would read and write as much again as the product does.
 
 use super::super::fused::{Attention, AttentionShape, Convolution, ConvolutionShape, Epilogue, Offers};
 use super::super::launch::{Place, Step};
-use super::super::pack::{Parameters, Reads, WeightRows, element_bytes};
+use super::super::pack::{Parameters, element_bytes};
 use super::convolution::{Band, PixelsOf, SCRATCH_BYTES};
 use super::node::{NodeLowering, Operand};
 use crate::graph::{Activation, AttentionHeads, AttentionMask, AttentionOp, ConvolutionOp, Store};
+
+/// What has fewer pixels takes no time worth a plan of its own: embeddings of times.
+const PIXELS_MIN: usize = 32;
 
 impl NodeLowering<'_> {
     /// `false`, and nothing done, where other steps are needed.
     pub(super) fn convolve_as_one(&mut self, op: &ConvolutionOp, offers: &dyn Offers) -> bool {
         let Parameters::Weights { weights, bias, rows } = self.parameters else { return false };
-        let WeightRows { reads: Reads::Windows, depth } = rows else { return false };
-        let Some(shape) = self.convolution_shape(op, depth) else { return false };
+        let Some(shape) = self.convolution_shape(op, rows.depth) else { return false };
         let alone = ConvolutionShape { then: Epilogue::NONE, ..shape };
-        let Some(shape) = [shape, alone].into_iter().find(|shape| offers.has_convolution(shape)) else { return false };
+        // Windows of one pixel without an epilogue are a product, and there is a library for products alone.
+        let ways = [Some(shape).filter(|shape| op.kernel > 1 || *shape != alone), (op.kernel > 1).then_some(alone)];
+        let taken = ways.into_iter().flatten().find(|shape| offers.has_convolution(shape));
+        let Some(shape) = taken else { return false };
         let source = if self.is_one_source(op) { self.reads[0].place } else { self.place_pixels(op, &shape) };
         let place = |index: Option<usize>| index.map(|index| self.reads[index].place);
         let Epilogue { bias: has_bias, row_bias, residual, .. } = shape.then;
@@ -67,15 +73,15 @@ impl NodeLowering<'_> {
         true
     }
 
-    /// `None` where no library is asked: channels that are no whole vectors, more than scratch holds, and windows of one pixel, which are products.
+    /// `None` where no library is asked: channels that are no whole vectors, more than scratch holds, few pixels.
     fn convolution_shape(&self, op: &ConvolutionOp, depth: usize) -> Option<ConvolutionShape> {
         let channels: usize = self.reads[..op.sources].iter().map(|source| source.extent.channels).sum();
         let [height, width] = op.size;
         let Store::Plain(activation) = op.store else { return None };
         let placed_bytes = self.rows * height * width * channels * element_bytes(self.format);
         let has_room = self.is_one_source(op) || placed_bytes <= SCRATCH_BYTES;
-        if op.kernel == 1 || depth != op.kernel * op.kernel * channels || !self.is_whole_vectors(channels) || !has_room
-        {
+        let has_pixels = self.rows * self.node.writes.pixels() >= PIXELS_MIN;
+        if depth != op.kernel * op.kernel * channels || !self.is_whole_vectors(channels) || !has_room || !has_pixels {
             return None;
         }
         let rows = |index: Option<usize>| index.map(|index| self.reads[index].rows);

@@ -91,7 +91,8 @@ fn a_library_takes_convolutions_with_what_follows_them() {
         assert_eq!(kinds(&lower(Convolutions::Any), node(conv)), ["convolution"]);
         assert_eq!(kinds(&lower(Convolutions::Plain), node(conv)), ["convolution", "finish"]);
     }
-    assert_eq!(kinds(&lower(Convolutions::Any), node("shortcut")), ["gather", "product", "finish"]);
+    assert_eq!(kinds(&lower(Convolutions::Any), node("shortcut")), ["gather", "convolution"]);
+    assert_eq!(kinds(&lower(Convolutions::Plain), node("shortcut")), ["gather", "product", "finish"]);
     let steps = lower(Convolutions::Any);
     let Some((_, Step::Convolution(first))) = steps.iter().find(|(of, _)| *of == node("conv1")) else { panic!() };
     assert_eq!((first.shape.then.row_bias, first.shape.then.residual), (Some(1), None));

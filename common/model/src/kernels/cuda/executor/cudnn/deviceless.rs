@@ -59,10 +59,27 @@ fn convolutions() -> Vec<ConvolutionShape> {
         shapes.push(halved);
         shapes.push(ConvolutionShape { padding: [0, 1], ..halved });
     }
+    // Linear layers of transformers, and shortcuts over concatenations.
+    for (tokens, channels) in [(9216, 320), (2304, 640), (576, 1280), (144, 1280)] {
+        let linear = |in_channels, then| ConvolutionShape {
+            height: 1,
+            width: tokens,
+            out_height: 1,
+            out_width: tokens,
+            kernel: 1,
+            padding: [0, 0],
+            ..shape(1, in_channels, channels, then)
+        };
+        shapes.push(linear(channels, then(None, None)));
+        shapes.push(linear(channels, then(None, Some(2))));
+        shapes.push(linear(4 * channels, then(None, Some(2))));
+        shapes.push(linear(3 * channels, then(None, None)));
+    }
     shapes.push(shape(96, 320, 4, then(None, None)));
     shapes.push(shape(96, 320, 320, Epilogue { activation: Activation::Silu, ..then(Some(2), Some(2)) }));
     shapes.push(ConvolutionShape { rows: 1, ..shape(384, 512, 512, then(None, Some(1))) });
-    let plain: Vec<_> = shapes.iter().map(|shape| ConvolutionShape { then: Epilogue::NONE, ..*shape }).collect();
+    let windows = shapes.iter().filter(|shape| shape.kernel > 1);
+    let plain: Vec<_> = windows.map(|shape| ConvolutionShape { then: Epilogue::NONE, ..*shape }).collect();
     shapes.into_iter().chain(plain).collect()
 }
 
