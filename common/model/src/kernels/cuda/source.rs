@@ -2,11 +2,9 @@
 
 use crate::kernels::Format;
 
-/// What all kernels share.
-pub(super) const PRELUDE: &str = include_str!("source/prelude.cuh");
-
-/// All kernels, behind the prelude. Compiled once for each format that is used.
-pub(super) const KERNELS: &str = concat!(
+/// All kernels. Compiled once for each format that is used.
+pub(super) const SOURCE: &str = concat!(
+    include_str!("source/prelude.cuh"),
     include_str!("source/pointwise.cu"),
     include_str!("source/norm.cu"),
     include_str!("source/convolution.cu"),

@@ -8,7 +8,7 @@ use std::process::Command;
 use super::super::launch::Launch;
 
 /// What CUDA is to the sources.
-const HEADER: &str = include_str!("cuda.hpp");
+const HEADER: &str = concat!(include_str!("cuda.hpp"), include_str!("tiles.hpp"));
 
 const OPTIONS: [&str; 10] = [
     "-O1",

@@ -27,9 +27,6 @@ pub(super) use library::Order;
 use library::{Call, Library, Range};
 use memory::Memories;
 
-/// A GPU's units for tiles, for the kernels that use them.
-const TILES: &str = include_str!("tiles.hpp");
-
 /// Kernels of one format.
 pub(super) struct Emulator {
     format: Format,

@@ -1,64 +1,116 @@
-// What `tiles.cuh` has instructions for, as exchanges between the lanes of a warp; behind the sources' prelude.
+// Behind cuda.hpp and before the sources: what `tiles.cuh` has instructions for, as exchanges between the lanes of a warp.
 
-#ifdef ELEMENT_BF16
+#if defined(ELEMENT_BF16) || defined(ELEMENT_F16)
 
 namespace emulator {
+
+// Of a lane, for an exchange and the one before it, which slower lanes may still read. Not in its fiber: few kernels have tiles.
+struct Given {
+    alignas(16) unsigned char bytes[2][32];
+};
+
+// What all lanes of a warp give to each other.
+template <typename T>
+struct Exchange {
+    static_assert(sizeof(T) <= sizeof(Given::bytes[0]), "more than a lane gives");
+    const Given* of_warp;
+    unsigned place;
+
+    explicit Exchange(const T& value) {
+        static thread_local std::unique_ptr<Given[]> of_block;
+        if (!of_block) of_block.reset(new Given[BLOCK_THREADS]);
+        place = state->fibers[state->current].exchanges++ % 2;
+        of_warp = &of_block[state->current / WARP_THREADS * WARP_THREADS];
+        memcpy(of_block[state->current].bytes[place], &value, sizeof(T));
+        give_turn_away(Turn::AT_WARP_BARRIER);
+    }
+
+    // What a lane has given, for as long as the thread has the turn.
+    T of(unsigned lane) const {
+        T value;
+        memcpy(&value, of_warp[lane].bytes[place], sizeof(T));
+        return value;
+    }
+};
 
 // A lane's words of both factors.
 struct Factors {
     unsigned left[4], right[2];
 };
 
-static float element_of(unsigned word, unsigned half) { return as_float((Element)(word >> (16 * half))); }
+static float float_of_element(unsigned short bits) {
+#ifdef ELEMENT_BF16
+    return __uint_as_float((unsigned)bits << 16);
+#else
+    return float_of_half(bits);
+#endif
+}
 
-static void load_tiles(const Element* line, bool turned, unsigned (&tiles)[4]) {
-    const Exchange<const Element*> lines(line);
+static unsigned short element_of_float(float value) {
+#ifdef ELEMENT_BF16
+    const unsigned bits = __float_as_uint(value);
+    return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+#else
+    return half_of_float(value);
+#endif
+}
+
+static void load_lines(const unsigned short* line, bool turned, unsigned (&tiles)[4]) {
+    const Exchange<const unsigned short*> lines(line);
     const unsigned lane = threadIdx.x % WARP_THREADS;
     for (unsigned tile = 0; tile < 4; tile++) {
         const unsigned row = turned ? lane % 4 * 2 : lane / 4, column = turned ? lane / 4 : lane % 4 * 2;
-        const Element first = lines.of(tile * 8 + row)[column];
-        const Element second = turned ? lines.of(tile * 8 + row + 1)[column] : lines.of(tile * 8 + row)[column + 1];
-        tiles[tile] = first | (unsigned)second << 16;
+        const unsigned first = lines.of(tile * 8 + row)[column];
+        const unsigned second = turned ? lines.of(tile * 8 + row + 1)[column] : lines.of(tile * 8 + row)[column + 1];
+        tiles[tile] = first | second << 16;
     }
 }
 
 }  // namespace emulator
 
-static void multiply_tiles(float (&sums)[4], const unsigned (&left)[4], unsigned right_0, unsigned right_1) {
+static inline void multiply_tiles(float (&sums)[4], const unsigned (&left)[4], unsigned right_0, unsigned right_1) {
     const emulator::Exchange<emulator::Factors> factors({{left[0], left[1], left[2], left[3]}, {right_0, right_1}});
-    const unsigned lane = threadIdx.x % WARP;
+    const unsigned lane = threadIdx.x % emulator::WARP_THREADS;
     for (unsigned index = 0; index < 4; index++) {
         const unsigned row = lane / 4 + index / 2 * 8, column = lane % 4 * 2 + index % 2;
         for (unsigned term = 0; term < 16; term++) {
-            const unsigned part = term % 8 / 2, half = term % 2, is_upper = term / 8;
+            const unsigned part = term % 8 / 2, shift = term % 2 * 16, is_upper = term / 8;
             const unsigned of_left = factors.of(row % 8 * 4 + part).left[row / 8 + 2 * is_upper];
             const unsigned of_right = factors.of(column * 4 + part).right[is_upper];
-            sums[index] += emulator::element_of(of_left, half) * emulator::element_of(of_right, half);
+            sums[index] += emulator::float_of_element(of_left >> shift) * emulator::float_of_element(of_right >> shift);
         }
     }
 }
 
-static void load_tiles(const Element* line, unsigned (&tiles)[4]) { emulator::load_tiles(line, false, tiles); }
+template <typename Element>
+static void load_tiles(const Element* line, unsigned (&tiles)[4]) {
+    emulator::load_lines(reinterpret_cast<const unsigned short*>(line), false, tiles);
+}
 
-static void load_tiles_turned(const Element* line, unsigned (&tiles)[4]) { emulator::load_tiles(line, true, tiles); }
+template <typename Element>
+static void load_tiles_turned(const Element* line, unsigned (&tiles)[4]) {
+    emulator::load_lines(reinterpret_cast<const unsigned short*>(line), true, tiles);
+}
 
 // At once: the barrier behind the wait is what other threads wait for.
+template <typename Element>
 static void copy_begin(Element* target, const Element* source, bool is_there) {
     if (is_there) emulator::check(source, 16, false);
     if (reinterpret_cast<uintptr_t>(target) % 16 != 0) emulator::fail("a copy that is not aligned");
-    for (int index = 0; index < WIDE; index++) target[index] = is_there ? source[index] : 0;
+    if (is_there) {
+        memcpy(target, source, 16);
+    } else {
+        memset(target, 0, 16);
+    }
 }
 
-static void copies_are_a_group() {}
+static inline void copies_are_a_group() {}
 
 template <int PENDING>
 static void wait_for_copies() {}
 
-static unsigned pair_of(float first, float second) {
-    Element elements[2];
-    from_float(first, elements[0]);
-    from_float(second, elements[1]);
-    return elements[0] | (unsigned)elements[1] << 16;
+static inline unsigned pair_of(float first, float second) {
+    return emulator::element_of_float(first) | (unsigned)emulator::element_of_float(second) << 16;
 }
 
 #endif

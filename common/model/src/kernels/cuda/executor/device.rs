@@ -11,6 +11,7 @@ use super::crossing::Crossing;
 use super::cudnn::Cudnn;
 use super::memory::{Buffer, Memory};
 use super::products::{Products, WORKSPACE_BYTES};
+use super::replay::Recorder;
 use super::staging::{HostBytes, Staging};
 use crate::ModelError;
 use crate::kernels::Format;
@@ -48,6 +49,8 @@ pub(super) struct State {
     pub(super) products: Products,
     /// `None` where the library is missing or not wanted.
     pub(super) cudnn: Option<Cudnn>,
+    /// `None` where every step is handed over by itself.
+    pub(super) recorder: Option<Recorder>,
     /// The kernels of each format that was asked for.
     functions: Vec<(Format, Arc<Functions>)>,
 }
@@ -70,6 +73,7 @@ impl Cuda {
             copies: Crossing::beside(&stream)?,
             products: Products::new(Arc::clone(&stream))?,
             cudnn: if is_off(CUDNN_VARIABLE) { None } else { Cudnn::new(&stream, WORKSPACE_BYTES)? },
+            recorder: Recorder::new(&stream)?,
             functions: Vec::new(),
         };
         Ok(Self { gpu, stream, state: Mutex::new(state) })
@@ -113,9 +117,10 @@ impl Cuda {
         Ok(compiled)
     }
 
-    /// Hands a launch over.
+    /// Hands a launch over to a stream.
     pub(super) fn launch(
         &self,
+        stream: &Arc<CudaStream>,
         functions: &Functions,
         launch: &Launch,
         address: impl Fn(Place) -> u64,
@@ -138,7 +143,7 @@ impl Cuda {
             .collect();
         let [x, y, z] = launch.grid;
         let (block_dim, shared_mem_bytes) = ((launch.block, 1, 1), launch.shared_bytes);
-        let mut builder = self.stream.launch_builder(functions.of(launch.kernel));
+        let mut builder = stream.launch_builder(functions.of(launch.kernel));
         for argument in &raw {
             match argument {
                 Raw::Address(address) => builder.arg(address),
@@ -229,7 +234,7 @@ impl Cuda {
         let mut options = vec![format!("--gpu-architecture={architecture}")];
         options.extend(source::options(format).iter().map(|&option| option.to_owned()));
         let options = CompileOptions { options, name: Some("asyncdiff.cu".to_owned()), ..CompileOptions::default() };
-        let compiled = compile_ptx_with_opts([source::PRELUDE, source::KERNELS].concat(), options);
+        let compiled = compile_ptx_with_opts(source::SOURCE, options);
         let ptx = compiled.map_err(|error| compile_error(&architecture, &error))?;
         let module = self.stream.context().load_module(ptx);
         let module = module.failed_to("load its kernels (is the CUDA toolkit newer than the driver?)")?;

@@ -126,7 +126,7 @@ impl Elements {
             _ => self.address() + place.offset as u64,
         };
         for launch in conversion((self.format, format), len) {
-            self.cuda.launch(&functions, &launch, address)?;
+            self.cuda.launch(self.cuda.stream(), &functions, &launch, address)?;
         }
         Ok(Self::new(Arc::clone(&self.cuda), target, (format, len)))
     }

@@ -16,6 +16,19 @@ pub(super) fn slower_without() -> Vec<CudaLibrary> {
     [CudaLibrary::Cudnn].into_iter().filter(|&library| !is_present(library)).collect()
 }
 
+/// Whether the driver records what a stream is given: the bindings panic where it lacks a function.
+pub(super) fn can_record() -> bool {
+    /// What functions are looked up as; nobody calls them by it.
+    type Function = unsafe extern "C" fn();
+    let has = |name: &[u8]| {
+        // SAFETY: callers have asked whether the library is there; the function is looked up and not called.
+        unsafe { cudarc::driver::sys::culib().get::<Function>(name) }.is_ok()
+    };
+    let names: [&[u8]; 4] =
+        [b"cuStreamBeginCapture_v2\0", b"cuStreamEndCapture\0", b"cuGraphInstantiateWithFlags\0", b"cuGraphLaunch\0"];
+    names.into_iter().all(has)
+}
+
 /// Nothing, if the library can be opened.
 pub(super) fn check(library: CudaLibrary) -> Result<(), CudaError> {
     if is_present(library) { Ok(()) } else { Err(CudaError::MissingLibrary(library)) }

@@ -25,6 +25,7 @@ mod memory;
 #[cfg(test)]
 mod parity;
 mod products;
+mod replay;
 mod side_stream;
 mod staging;
 mod steps;

@@ -54,6 +54,27 @@ fn a_second_run_gives_the_same_bits_also_in_new_memory() {
     }
 }
 
+/// The second time it is recorded, from the third on it is replayed: the same memory comes back as values are dropped.
+#[test]
+fn a_layer_that_is_replayed_gives_the_same_bits() {
+    let Some(gpu) = gpu() else { return };
+    for format in [Format::F32, Format::Bf16] {
+        for (name, graph) in parity::graphs() {
+            let prepared = gpu.with_format(format).prepare(graph.clone(), &WEIGHTS).unwrap();
+            let inputs = parity::inputs(&graph, &vec![2; graph.inputs().len()]);
+            let compute = || {
+                let operands: Vec<Value> =
+                    inputs.iter().map(|(shape, elements)| gpu.value(shape, elements).unwrap()).collect();
+                prepared.run(&operands.iter().collect::<Vec<_>>()).unwrap().to_elements().unwrap()
+            };
+            let first = compute();
+            for time in 2..6 {
+                assert_eq!(compute(), first, "{name}, {format:?}, time {time}");
+            }
+        }
+    }
+}
+
 #[test]
 fn values_come_back_from_a_gpu_as_they_went_whole_and_in_rows() {
     let Some(gpu) = gpu() else { return };

@@ -73,9 +73,10 @@ impl Products {
         self.workspace.device_ptr(&self.stream).0
     }
 
-    /// `target[m, n] = left[m, k] * right[n, k]^T`, row-major.
+    /// `target[m, n] = left[m, k] * right[n, k]^T`, row-major, handed over to a stream.
     pub(super) fn multiply(
         &mut self,
+        stream: &CudaStream,
         sizes: [usize; 3],
         format: Format,
         [left, right, target]: [u64; 3],
@@ -116,7 +117,7 @@ impl Products {
                 &raw const plan.algorithm,
                 workspace as *mut c_void,
                 WORKSPACE_BYTES,
-                self.stream.cu_stream().cast(),
+                stream.cu_stream().cast(),
             )
         };
         multiplied.failed_to(&failed())

@@ -2,9 +2,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use cudarc::driver::CudaStream;
+
+use super::cudnn::Cudnn;
 use super::device::{Cuda, Functions, State};
 use super::elements::Elements;
 use super::memory::Buffer;
+use super::products::Products;
+use super::replay::{Replays, Sight};
 use crate::ModelError;
 use crate::checkpoint::Weights;
 use crate::graph::Graph;
@@ -21,6 +26,8 @@ const NO_LIBRARY: &str = "lowering makes such a step where the device has said t
 
 /// A graph, ready to run on a GPU.
 pub(in crate::kernels) struct Steps {
+    /// Dropped before the libraries whose kernels it launches.
+    replays: Mutex<Replays>,
     cuda: Arc<Cuda>,
     format: Format,
     functions: Arc<Functions>,
@@ -39,6 +46,9 @@ struct Addresses {
     parameters: u64,
 }
 
+/// Who carries out what is no kernel of ours.
+type Libraries<'a> = (&'a mut Products, &'a mut Option<Cudnn>);
+
 impl Steps {
     pub(in crate::kernels) fn load(
         (cuda, format): (&Arc<Cuda>, Format),
@@ -48,11 +58,19 @@ impl Steps {
         let functions = cuda.functions(format)?;
         let layout = Layout::new(graph, format);
         let parameters = cuda.load(&pack(graph, &layout, weights)?)?;
-        Ok(Self { cuda: Arc::clone(cuda), format, functions, layout, parameters, lowered: Mutex::default() })
+        Ok(Self {
+            replays: Mutex::default(),
+            cuda: Arc::clone(cuda),
+            format,
+            functions,
+            layout,
+            parameters,
+            lowered: Mutex::default(),
+        })
     }
 
     /// Hands all steps over, without waiting for them, and hands out each output with its place and rows; `watch` is told of each node
-    /// once its steps are handed over.
+    /// once its steps are handed over: of all at once where they are replayed.
     ///
     /// # Shapes
     /// - `operands`: shapes checked
@@ -64,7 +82,8 @@ impl Steps {
         watch: &mut dyn FnMut(Computed),
     ) -> Result<(), ModelError> {
         self.cuda.bind()?;
-        let lowered = self.lowered(graph, operands);
+        let rows: Vec<usize> = operands.iter().map(|operand| operand.rows()).collect();
+        let lowered = self.lowered(graph, &rows);
         let operands: Vec<Elements> = operands
             .iter()
             .zip(&lowered.inputs)
@@ -74,7 +93,7 @@ impl Steps {
         state.memory.reserve(lowered.working_bytes())?;
         let take = |&bytes| state.memory.take_value(bytes);
         let outputs: Vec<Arc<Buffer>> = lowered.outputs.iter().map(take).collect::<Result<_, _>>()?;
-        self.run_steps(&lowered, (&operands, &outputs), state, watch)?;
+        self.run_steps((&lowered, &rows), (&operands, &outputs), state, watch)?;
         for (index, buffer) in outputs.into_iter().enumerate() {
             let slot = graph.outputs()[index];
             // Every output is written by a node.
@@ -96,12 +115,12 @@ impl Steps {
 
     fn run_steps(
         &self,
-        lowered: &Lowered,
+        (lowered, operand_rows): (&Lowered, &[usize]),
         (operands, outputs): (&[Elements], &[Arc<Buffer>]),
         state: &mut State,
         watch: &mut dyn FnMut(Computed),
     ) -> Result<(), ModelError> {
-        let State { memory, products, cudnn, .. } = state;
+        let State { memory, products, cudnn, recorder, .. } = state;
         let working = memory.working_address();
         let (registers, scratch) = lowered.offsets();
         let addresses = Addresses {
@@ -111,22 +130,57 @@ impl Steps {
             scratch: working + scratch as u64,
             parameters: self.parameters.address(),
         };
+        let mut libraries = (products, cudnn);
+        let Some(recorder) = recorder.as_mut().filter(|recorder| recorder.wants(lowered.steps.len())) else {
+            return self.hand_over((lowered, &addresses), &mut libraries, self.cuda.stream(), watch);
+        };
+        let mut replays = self.replays.lock().unwrap_or_else(PoisonError::into_inner);
+        match replays.meet(&addresses.all(operand_rows)) {
+            Sight::New => return self.hand_over((lowered, &addresses), &mut libraries, self.cuda.stream(), watch),
+            Sight::Recorded(graph) => graph.launch(self.cuda.stream())?,
+            Sight::Again => {
+                let record = |stream: &Arc<CudaStream>| {
+                    self.hand_over((lowered, &addresses), &mut libraries, stream, &mut |_| ())
+                };
+                let Some(graph) = recorder.record(record) else {
+                    return self.hand_over((lowered, &addresses), &mut libraries, self.cuda.stream(), watch);
+                };
+                graph.launch(self.cuda.stream())?;
+                replays.keep(graph);
+            }
+        }
+        lowered.rows.iter().enumerate().for_each(|(node, &rows)| watch(Computed { node, rows }));
+        Ok(())
+    }
+
+    /// To a stream, one step after the other.
+    fn hand_over(
+        &self,
+        (lowered, addresses): (&Lowered, &Addresses),
+        (products, cudnn): &mut Libraries<'_>,
+        stream: &Arc<CudaStream>,
+        watch: &mut dyn FnMut(Computed),
+    ) -> Result<(), ModelError> {
+        if let Some(cudnn) = cudnn {
+            cudnn.set_stream(stream)?;
+        }
+        let address = |place| addresses.of(place);
         let mut steps = lowered.steps.iter().peekable();
         for (node, &rows) in lowered.rows.iter().enumerate() {
             while let Some((_, step)) = steps.next_if(|(of, _)| *of == node) {
                 match step {
                     Step::Attention(attention) => {
                         let cudnn = cudnn.as_mut().expect(NO_LIBRARY);
-                        cudnn.attend(attention, products.workspace(), |place| addresses.of(place))?;
+                        cudnn.attend(attention, products.workspace(), address)?;
                     }
                     Step::Convolution(convolution) => {
                         let cudnn = cudnn.as_mut().expect(NO_LIBRARY);
-                        cudnn.convolve(convolution, products.workspace(), |place| addresses.of(place))?;
+                        cudnn.convolve(convolution, products.workspace(), address)?;
                     }
-                    Step::Launch(launch) => self.cuda.launch(&self.functions, launch, |place| addresses.of(place))?,
+                    Step::Launch(launch) => self.cuda.launch(stream, &self.functions, launch, address)?,
                     Step::Product(product) => {
-                        let places = [product.left, product.right, product.target].map(|place| addresses.of(place));
-                        products.multiply([product.m, product.n, product.k], self.format, places)?;
+                        let places = [product.left, product.right, product.target].map(address);
+                        products.multiply(stream, [product.m, product.n, product.k], self.format, places)?;
                     }
                 }
             }
@@ -136,22 +190,28 @@ impl Steps {
     }
 
     /// For the rows of these operands: made once and kept.
-    fn lowered(&self, graph: &Graph, operands: &[&Value]) -> Arc<Lowered> {
-        let rows: Vec<usize> = operands.iter().map(|operand| operand.rows()).collect();
+    fn lowered(&self, graph: &Graph, rows: &[usize]) -> Arc<Lowered> {
         let mut known = self.lowered.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, lowered)) = known.iter().find(|(known, _)| *known == rows) {
+        if let Some((_, lowered)) = known.iter().find(|(known, _)| known == rows) {
             return Arc::clone(lowered);
         }
-        let lowered = Arc::new(lower(graph, &self.layout, self.format, &rows, &*self.cuda));
+        let lowered = Arc::new(lower(graph, &self.layout, self.format, rows, &*self.cuda));
         if known.len() >= LOWERED_MAX {
             known.remove(0);
         }
-        known.push((rows, Arc::clone(&lowered)));
+        known.push((rows.to_vec(), Arc::clone(&lowered)));
         lowered
     }
 }
 
 impl Addresses {
+    /// With the rows of the operands, all that a recording depends on: the steps follow from these, and parameters stay where they are.
+    fn all(&self, rows: &[usize]) -> Vec<u64> {
+        let Self { inputs, outputs, registers, scratch, .. } = self;
+        let addresses = inputs.iter().chain(outputs).chain(registers).chain([scratch]).copied();
+        rows.iter().map(|&rows| rows as u64).chain(addresses).collect()
+    }
+
     fn of(&self, place: Place) -> u64 {
         let begin = match place.memory {
             Named::Input(input) => self.inputs[input],

@@ -4,7 +4,7 @@
 // A warp takes 16 queries and keeps them, their sums and the scores of a tile of keys in registers. While a tile of keys and values is
 // multiplied the next one is copied to shared memory. `tiles` of the lowering says how much that is.
 
-#ifdef ELEMENT_BF16
+#if defined(ELEMENT_BF16) || defined(ELEMENT_F16)
 
 constexpr int TILE_WARPS = 4;
 constexpr int QUERIES_OF_TILE = 16;

@@ -3,14 +3,21 @@
 //
 // Of a tile of 16 rows a lane has rows `lane / 4` and eight more, and of a line of 8 elements those from `lane % 4 * 2` on, two in a word.
 
+#if defined(ELEMENT_BF16) || defined(ELEMENT_F16)
+
 #ifdef ELEMENT_BF16
+#define TILE_ELEMENT "bf16"
+#else
+#define TILE_ELEMENT "f16"
+#endif
 
 #ifndef EMULATED
 #if __CUDA_ARCH__ >= 800
 // sums[16, 8] += left[16, 16] * right[8, 16]^T
 DEVICE void multiply_tiles(float (&sums)[4], const unsigned (&left)[4], unsigned right_0, unsigned right_1) {
     asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        "mma.sync.aligned.m16n8k16.row.col.f32." TILE_ELEMENT "." TILE_ELEMENT ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
         : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right_0), "r"(right_1));
 }
@@ -51,7 +58,7 @@ DEVICE void wait_for_copies() {
 // Two elements in a word, the first one lower.
 DEVICE unsigned pair_of(float first, float second) {
     unsigned pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+    asm("cvt.rn." TILE_ELEMENT "x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
     return pair;
 }
 #else

@@ -50,9 +50,15 @@ impl Cudnn {
         // SAFETY: writes a handle to where it is told.
         functions.check(unsafe { (functions.create_handle)(&raw mut handle) }).map_err(failed)?;
         let this = Self { functions, handle, plans: HashMap::new(), workspace_bytes };
-        // SAFETY: the handle was just made; the stream outlives it, for the device that holds this holds the stream.
-        functions.check(unsafe { (functions.set_stream)(handle, stream.cu_stream().cast()) }).map_err(failed)?;
+        this.set_stream(stream)?;
         Ok(Some(this))
+    }
+
+    /// What is handed over from now on goes to this stream, which lives for as long.
+    pub(super) fn set_stream(&self, stream: &CudaStream) -> Result<(), CudaError> {
+        // SAFETY: the handle lives, and so does the stream: the device that holds this holds both of its streams.
+        let set = unsafe { (self.functions.set_stream)(self.handle, stream.cu_stream().cast()) };
+        self.functions.check(set).map_err(|failure| failure.to("change the stream".to_owned()))
     }
 
     /// Whether there is a plan for attention of this shape, made when it is first asked for.

@@ -234,6 +234,7 @@ fn pointwise(activation: Activation) -> Option<PointwiseMode> {
 fn data_type(format: Format) -> DataType {
     match format {
         Format::Bf16 => DataType::CUDNN_DATA_BFLOAT16,
+        Format::F16 => DataType::CUDNN_DATA_HALF,
         Format::F32 => DataType::CUDNN_DATA_FLOAT,
     }
 }
