@@ -7,10 +7,11 @@
 set -euo pipefail
 sources=$(cd "$(dirname "$0")" && pwd)
 header=$(cd "$sources/../../../common/model/src/kernels/cuda/emulator" && pwd)/cuda.hpp
+tiles=${header%/*}/tiles.hpp
 out=$(realpath -m "${1:?the folder to make}")
 mkdir -p "$out"
 
-if [[ -e $out/made && -z $(find "$sources" "$header" -newer "$out/made" -type f) ]]; then
+if [[ -e $out/made && -z $(find "$sources" "$header" "$tiles" -newer "$out/made" -type f) ]]; then
     exit
 fi
 compile() {
@@ -23,7 +24,7 @@ compile() {
 }
 cd "$sources"
 compile libcuda.so pool.cpp device.cpp memory.cpp copies.cpp stream.cpp graph.cpp kernel.cpp -ldl
-compile libnvrtc.so "-DKERNELS_HEADER=\"$header\"" "-DSOURCES=\"$sources\"" nvrtc.cpp "$out/libcuda.so" -ldl
+compile libnvrtc.so "-DKERNELS_HEADER=\"$header\"" "-DTILES_HEADER=\"$tiles\"" "-DSOURCES=\"$sources\"" nvrtc.cpp "$out/libcuda.so" -ldl
 compile libcublasLt.so cublaslt.cpp "$out/libcuda.so"
 # As it is installed: with its version.
 compile libnccl.so.2 nccl.cpp communicator.cpp transfers.cpp "$out/libcuda.so"

@@ -101,7 +101,7 @@ std::string folder() {
 
 Result compile(Program* program, const std::string& definitions, std::pair<int, int> architecture) {
     const std::string own = SOURCES;
-    const std::string headers = read(KERNELS_HEADER) + read(own + "/warps.hpp") + read(own + "/kernels.hpp") + read(own + "/module.hpp");
+    const std::string headers = read(KERNELS_HEADER) + read(TILES_HEADER) + read(own + "/warps.hpp") + read(own + "/kernels.hpp") + read(own + "/module.hpp");
     const std::string parts = headers + program->source + definitions;
     char name[32];
     snprintf(name, sizeof(name), "%016zx", std::hash<std::string>()(parts + COMPILER));
@@ -115,7 +115,7 @@ Result compile(Program* program, const std::string& definitions, std::pair<int, 
     if (!write(source, program->source)) return INTERNAL_ERROR;
     bool is_done = run("c++ -E -P -DEMULATED -x c++" + definitions + " -o " + all + " " + source, place, program->log);
     const std::string lines = descriptions(read(all));
-    const std::string before = "#include \"" KERNELS_HEADER "\"\n#include \"" + own + "/warps.hpp\"\n#line 1 \"kernels.cu\"\n";
+    const std::string before = "#include \"" KERNELS_HEADER "\"\n#include \"" TILES_HEADER "\"\n#include \"" + own + "/warps.hpp\"\n#line 1 \"kernels.cu\"\n";
     const std::string text = before + program->source + "\n#include \"" + own + "/kernels.hpp\"\n" + lines;
     is_done = is_done && write(all, text) && run(std::string(COMPILER) + definitions + " -o " + made + " " + all, place, program->log);
     unlink(source.c_str());

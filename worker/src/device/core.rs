@@ -17,6 +17,9 @@ use super::{DeviceCommand, JobOutcome, JobStart, JobTensor};
 use crate::clock::Clock;
 use crate::config::LayerTime;
 
+/// Between two looks at whether a device gets on.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
 /// All jobs of the device, and what they are computed with.
 pub(super) struct DeviceCore {
     kernels: Kernels,
@@ -51,6 +54,13 @@ impl DeviceCore {
     pub(super) fn handle(&mut self, command: DeviceCommand) {
         match command {
             DeviceCommand::Departed { job, epoch, result } => self.handle_departed(job, epoch, result),
+            DeviceCommand::Look { nccl, answer } => {
+                while !self.gets_on() && !nccl.is_receiving() && !answer.is_closed() {
+                    std::thread::sleep(LOOK_AGAIN);
+                }
+                // Whoever asked may have given up.
+                let _ = answer.send(());
+            }
             DeviceCommand::Release { job, epoch, answer } => {
                 let is_it = self.jobs.get(&job).is_some_and(|job| job.epoch() == epoch);
                 let released = if is_it { self.jobs.remove(&job) } else { None };
@@ -133,6 +143,12 @@ impl DeviceCore {
             Ok(()) => job.report(JobOutcome::Finished),
             Err(failure) => self.end(id, JobOutcome::Failed { component: None, failure }),
         }
+    }
+
+    /// Whether nothing is left that a device was given to do in the background, or something was done since the last look.
+    fn gets_on(&mut self) -> bool {
+        let done: usize = self.jobs.values_mut().map(DeviceJob::look_at_given).sum();
+        done > 0 || self.jobs.values().all(DeviceJob::has_nothing_given)
     }
 
     fn end(&mut self, id: JobId, outcome: JobOutcome) {

@@ -16,9 +16,6 @@ use crate::config::LayerTime;
 use crate::failure::model_failure;
 use crate::nccl::NcclPaths;
 
-/// Between two looks at whether a device lives.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
-
 /// Sends commands to the device; the device ends when all clones are dropped.
 #[derive(Clone)]
 pub(crate) struct DeviceHandle {
@@ -116,11 +113,11 @@ impl DeviceHandle {
         rows: u32,
         layers: Vec<LayerId>,
     ) -> Result<Vec<LayerCost>, WorkerFailure> {
-        let (simulated, nccl) = (self.simulated.clone(), Arc::clone(&self.nccl));
+        if layers.is_empty() {
+            return self.sign_of_life().await.map(|()| Vec::new());
+        }
+        let simulated = self.simulated.clone();
         let work = move |kernels: &Kernels| {
-            if layers.is_empty() {
-                wait_for_sign_of_life(kernels, &nccl)?;
-            }
             let kernels = kernels.with_format(format(compute));
             let durations = match simulated {
                 Some(time) => layers.iter().map(|layer| time.of(program.program.layer(*layer), rows)).collect(),
@@ -135,13 +132,11 @@ impl DeviceHandle {
         };
         self.run(work).await
     }
-}
 
-/// Returns when a device that computes in the background has come past what it was given, or if it waits for somebody else's. Whoever asks has a deadline.
-fn wait_for_sign_of_life(kernels: &Kernels, nccl: &NcclPaths) -> Result<(), WorkerFailure> {
-    let Some(mark) = kernels.mark().map_err(model_failure)? else { return Ok(()) };
-    while !mark.is_past() && !nccl.is_receiving() {
-        std::thread::sleep(LOOK_AGAIN);
+    /// Returns when the device has got on with its jobs, if there is anything to get on with, or waits for another device. Whoever asks has a deadline.
+    async fn sign_of_life(&self) -> Result<(), WorkerFailure> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(DeviceCommand::Look { nccl: Arc::clone(&self.nccl), answer }).await;
+        answered.await.map_err(|_| WorkerFailure::Unexpected { reason: "the worker is stopping".to_owned() })
     }
-    Ok(())
 }

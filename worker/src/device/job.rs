@@ -210,6 +210,16 @@ impl DeviceJob {
         }
     }
 
+    /// Takes note of what a device that computes in the background has done since the last look. Returns how many layers.
+    pub(super) fn look_at_given(&mut self) -> usize {
+        self.recorder.look_at_given()
+    }
+
+    /// Whether such a device had come past all that it was given, at the last look.
+    pub(super) fn has_nothing_given(&self) -> bool {
+        self.recorder.is_idle()
+    }
+
     /// Says how the job ended; only the first outcome is told.
     pub(super) fn report(&mut self, outcome: JobOutcome) {
         if let Some(report) = self.report.take() {

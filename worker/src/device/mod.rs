@@ -53,6 +53,8 @@ const QUEUED_COMMANDS: usize = 1024;
 pub(crate) enum DeviceCommand {
     /// All that a job computed is sent, or something cannot be.
     Departed { job: JobId, epoch: Epoch, result: Result<(), WorkerFailure> },
+    /// Say that the device gets on: that it has nothing to do, has done something since, or waits for another device.
+    Look { nccl: Arc<NcclPaths>, answer: oneshot::Sender<()> },
     /// Forget a job, unless a newer epoch of it has begun; answered with how it went, or `None` if it is not there.
     Release { job: JobId, epoch: Epoch, answer: oneshot::Sender<Option<JobStatistics>> },
     /// Something else that needs the device; it answers for itself.

@@ -102,7 +102,14 @@ impl Recorder {
         }
     }
 
-    fn look_at_given(&mut self) {
+    /// Whether the device has come past all that it was given, at the last look.
+    pub(super) fn is_idle(&self) -> bool {
+        self.given.is_empty()
+    }
+
+    /// Takes note of what the device has come past. Returns how many layers that were.
+    pub(super) fn look_at_given(&mut self) -> usize {
+        let before = self.given.len();
         while let Some(given) = self.given.pop_front_if(|given| given.end.is_past()) {
             let Given { layer, run, begin, end } = given;
             let began = self.device.as_ref().and_then(|device| device.instant(&begin));
@@ -111,6 +118,7 @@ impl Recorder {
                 self.took(layer, run, began, took);
             }
         }
+        before - self.given.len()
     }
 
     fn took(&mut self, layer: LayerId, run: RunId, began: Instant, took: Duration) {
