@@ -17,6 +17,8 @@ mod timeline;
 
 use std::num::NonZeroU32;
 
+use asyncdiff_model::kernels::DeviceSet;
+
 pub(super) use fault::Signaller;
 pub(super) use place::{settle, start_workers};
 pub use report::RecoveryReport;
@@ -33,6 +35,8 @@ pub struct RecoveryBench {
     pub repeats: NonZeroU32,
     /// Denoising steps of each job; where somebody joins there are more.
     pub steps: NonZeroU32,
+    /// What the workers compute on.
+    pub device: DeviceSet,
 }
 
 impl RecoveryBench {
@@ -42,7 +46,7 @@ impl RecoveryBench {
         let repeats = self.repeats.get();
         for repeat in 0..repeats {
             for (fault, outcomes) in &mut outcomes {
-                let place = Place::start(*fault, self.steps).await?;
+                let place = Place::start(*fault, self.steps, self.device).await?;
                 let moment = fault::Moment { repeat, repeats };
                 let measured = disturbed::measure(&place, *fault, moment).await;
                 place.end().await;

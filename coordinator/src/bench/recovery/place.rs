@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use asyncdiff_model::kernels::DeviceSet;
 use asyncdiff_plan::{Cut, Encoding, Wishes};
 
 use super::fault::Fault;
@@ -13,6 +14,7 @@ use crate::job::JobSettings;
 use crate::job_spec::{JobSpec, Product};
 use crate::local_cluster::{LocalCluster, LocalClusterConfig};
 use crate::local_cpus::place;
+use crate::local_devices::{LocalDevice, local_devices};
 use crate::worker_processes::{ProcessError, ProcessSettings, WorkerProcesses};
 
 /// Parts that the denoiser is split into.
@@ -27,20 +29,23 @@ pub(super) struct Place {
     processes: WorkerProcesses,
     /// CPUs of the workers, and of one that joins.
     cpus: Vec<String>,
+    /// What they compute on.
+    devices: Vec<LocalDevice>,
     /// The same for all jobs, the cut included: pictures are compared.
     settings: JobSettings,
 }
 
 impl Place {
     /// Starts a cluster, has it measure its workers and settles how the denoiser is cut.
-    pub(super) async fn start(fault: Fault, steps: NonZeroU32) -> anyhow::Result<Self> {
+    pub(super) async fn start(fault: Fault, steps: NonZeroU32, device: DeviceSet) -> anyhow::Result<Self> {
         let local = LocalCluster::start(LocalClusterConfig::new(Arc::new(BenchModel::Demo.store()?), 0)).await?;
         let workers = fault.workers();
         let cpus = place(workers.max(COMPONENTS.into()), 1);
-        let processes = start_workers(&local, 1, workers, &cpus)?;
+        let devices = local_devices(device, Some(workers.max(COMPONENTS.into())))?;
+        let processes = start_workers(&local, 1, workers, (&cpus, &devices))?;
         local.cluster().wait_for_workers(workers, JOIN_WITHIN).await?;
         let settings = settle(local.cluster(), fault.steps(steps)).await?;
-        let place = Self { local, processes, cpus, settings };
+        let place = Self { local, processes, cpus, devices, settings };
         make(
             &place.local,
             JobSpec { settings: JobSettings { steps: WARM_STEPS, ..place.settings.clone() }, ..place.job() },
@@ -65,7 +70,8 @@ impl Place {
     /// Starts another worker.
     pub(super) fn start_another(&self) -> Result<WorkerProcesses, ProcessError> {
         let there = self.processes.names().len();
-        start_workers(&self.local, there + 1, 1, self.cpus.get(there..).unwrap_or_default())
+        let cpus = self.cpus.get(there..).unwrap_or_default();
+        start_workers(&self.local, there + 1, 1, (cpus, self.devices.get(there..).unwrap_or_default()))
     }
 
     pub(super) async fn end(self) {
@@ -78,11 +84,12 @@ pub(in crate::bench) fn start_workers(
     local: &LocalCluster,
     first: usize,
     workers: usize,
-    cpus: &[String],
+    (cpus, devices): (&[String], &[LocalDevice]),
 ) -> Result<WorkerProcesses, ProcessError> {
     WorkerProcesses::start(&ProcessSettings {
         first,
         cpus: cpus.to_vec(),
+        devices: devices.to_vec(),
         ..ProcessSettings::new(local.join_line().to_owned(), workers)
     })
 }

@@ -97,7 +97,7 @@ impl Members {
 
     fn join(&mut self, local: &LocalCluster) -> anyhow::Result<()> {
         self.started += 1;
-        let process = start_workers(local, self.started, 1, &[])?;
+        let process = start_workers(local, self.started, 1, (&[], &[]))?;
         let started = process.ids().iter().next().map(|(name, id)| (name.clone(), *id));
         let (name, process_id) = started.context("a worker's process has ended at once")?;
         self.members.push(Member { name, process_id, state: State::Working, _process: process });
