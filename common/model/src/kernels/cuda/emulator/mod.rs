@@ -46,14 +46,7 @@ impl Emulator {
         };
         let compile = || {
             let names: Vec<&str> = Kernel::all(format).map(Kernel::name).collect();
-            Some(Self {
-                format,
-                library: Library::compile(
-                    &[source::PRELUDE, TILES, source::KERNELS].concat(),
-                    &names,
-                    source::options(format),
-                )?,
-            })
+            Some(Self { format, library: Library::compile(source::SOURCE, &names, source::options(format))? })
         };
         place.get_or_init(compile).as_ref()
     }
