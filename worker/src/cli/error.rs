@@ -26,6 +26,9 @@ pub enum CliError {
         /// The name on the command line.
         wanted: String,
     },
+    /// A report could not be written as JSON.
+    #[error("cannot write the list as JSON: {0}\nhint: this is a bug: please report it")]
+    Json(#[from] serde_json::Error),
     /// Enrolment failed.
     #[error("cannot join: {0}")]
     Enrol(#[from] EnrolError),
@@ -107,6 +110,7 @@ impl CliError {
             Self::OneOfSeveral { error, .. } => error.exit_code(),
             Self::Worker(error) => error.exit_code(),
             Self::Enrol(EnrolError::Unreachable { .. } | EnrolError::VersionMismatch { .. }) => ExitCode::Peer,
+            Self::Json(_) => ExitCode::Bug,
             Self::Runtime(_) | Self::Signals(_) => ExitCode::Hardware,
             Self::Enrol(_)
             | Self::EnrolledAs { .. }

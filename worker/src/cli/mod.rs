@@ -39,7 +39,11 @@ enum Command {
     #[command(after_help = ExitCode::HELP)]
     Join(Box<JoinOptions>),
     /// List what this machine can compute with.
-    Devices,
+    Devices {
+        /// Print one JSON object instead of lines for people.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Runs the program with the process's arguments.
@@ -60,7 +64,7 @@ pub fn main_from(arguments: impl IntoIterator<Item = OsString>, lifetime: Lifeti
         }
     };
     let done = match cli.command {
-        Command::Devices => devices::list(),
+        Command::Devices { json } => devices::list(json),
         Command::Join(options) => join(*options, lifetime),
     };
     match done {

@@ -74,6 +74,15 @@ impl CudaLibrary {
         }
     }
 
+    /// Its version, such as `13.0`; `None` where it cannot be opened, or does not say.
+    #[must_use]
+    pub fn version(self) -> Option<String> {
+        #[cfg(feature = "cuda")]
+        return super::executor::version(self);
+        #[cfg(not(feature = "cuda"))]
+        None
+    }
+
     /// What it is, to follow its name and a comma.
     fn purpose(self) -> &'static str {
         match self {

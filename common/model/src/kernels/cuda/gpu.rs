@@ -1,7 +1,14 @@
 //! The GPUs that this process can see, found without touching them: no context, no memory.
 
 use super::error::{CudaError, CudaLibrary};
-use crate::kernels::{DeviceChoice, DeviceSet};
+use crate::kernels::{DeviceChoice, DeviceSet, Format};
+
+/// From this compute capability on GPUs multiply f16 by units of their own.
+const F16_FROM: (u32, u32) = (7, 0);
+
+/// And bf16, which f32's range makes the safer one.
+#[cfg_attr(not(feature = "cuda"), allow(unused))]
+pub(super) const BF16_FROM: (u32, u32) = (8, 0);
 
 /// What there is of GPUs and of what they are used by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +64,18 @@ impl Gpus {
 }
 
 impl Gpu {
+    /// The format that it is fastest with.
+    #[must_use]
+    pub fn fastest_format(&self) -> Format {
+        if self.capability >= BF16_FROM {
+            Format::Bf16
+        } else if self.capability >= F16_FROM {
+            Format::F16
+        } else {
+            Format::F32
+        }
+    }
+
     /// Memory that nobody has taken. Makes a context on the GPU and gives it back: some hundred MiB for some tenths of a second.
     pub fn free_bytes(&self) -> Result<u64, CudaError> {
         #[cfg(feature = "cuda")]
@@ -90,6 +109,14 @@ mod tests {
         assert_eq!(none.of(DeviceSet::Cpu), Ok(vec![DeviceChoice::Cpu]));
         let both = vec![DeviceChoice::Cuda(0), DeviceChoice::Cuda(1)];
         assert_eq!(gpus(Vec::new()).of(DeviceSet::AllGpus), Ok(both));
+    }
+
+    #[test]
+    fn a_gpu_is_fastest_in_what_it_has_units_for() {
+        let fastest = |capability| Gpu { capability, ..gpus(Vec::new()).visible[0].clone() }.fastest_format();
+        assert_eq!(fastest((6, 1)), Format::F32);
+        assert_eq!([(7, 0), (7, 5)].map(fastest), [Format::F16; 2]);
+        assert_eq!([(8, 0), (9, 0), (12, 0)].map(fastest), [Format::Bf16; 3]);
     }
 
     #[test]

@@ -17,15 +17,9 @@ use crate::ModelError;
 use crate::kernels::Format;
 use crate::kernels::cuda::error::CudaError;
 use crate::kernels::cuda::fused::{AttentionShape, ConvolutionShape, Offers};
-use crate::kernels::cuda::gpu::{Gpu, Gpus};
+use crate::kernels::cuda::gpu::{BF16_FROM, Gpu, Gpus};
 use crate::kernels::cuda::launch::{Argument, Kernel, Launch, Place};
 use crate::kernels::cuda::source;
-
-/// From this compute capability on GPUs multiply f16 by units of their own.
-const F16_FROM: (u32, u32) = (7, 0);
-
-/// And bf16, which f32's range makes the safer one.
-const BF16_FROM: (u32, u32) = (8, 0);
 
 /// `off` for kernels of our own in cuDNN's place: to compare, and to go around a library that does not work.
 const CUDNN_VARIABLE: &str = "ASYNCDIFF_CUDNN";
@@ -86,7 +80,7 @@ impl Cuda {
 
     /// The format that it is fastest with.
     pub(in crate::kernels) fn fastest_format(&self) -> Format {
-        fastest_format(self.gpu.capability)
+        self.gpu.fastest_format()
     }
 
     /// Waits until everything is computed that was handed over.
@@ -260,16 +254,6 @@ impl Offers for Cuda {
     }
 }
 
-fn fastest_format(capability: (u32, u32)) -> Format {
-    if capability >= BF16_FROM {
-        Format::Bf16
-    } else if capability >= F16_FROM {
-        Format::F16
-    } else {
-        Format::F32
-    }
-}
-
 impl Functions {
     fn of(&self, kernel: Kernel) -> &CudaFunction {
         let found = self.0.iter().find(|(known, _)| *known == kernel);
@@ -280,19 +264,4 @@ impl Functions {
 /// Whether a variable of the environment says so.
 fn is_off(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|value| value == "off")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_gpu_is_fastest_in_what_it_has_units_for() {
-        let formats = [(6, 1), (7, 0), (7, 5), (8, 0), (9, 0), (12, 0)].map(fastest_format);
-        let [pascal, newer @ ..] = formats;
-        assert_eq!(
-            (pascal, newer),
-            (Format::F32, [Format::F16, Format::F16, Format::Bf16, Format::Bf16, Format::Bf16])
-        );
-    }
 }

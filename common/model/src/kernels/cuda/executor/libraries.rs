@@ -34,6 +34,32 @@ pub(super) fn check(library: CudaLibrary) -> Result<(), CudaError> {
     if is_present(library) { Ok(()) } else { Err(CudaError::MissingLibrary(library)) }
 }
 
+/// Its version, if it is there and says it.
+pub(in crate::kernels::cuda) fn version(library: CudaLibrary) -> Option<String> {
+    check(library).ok()?;
+    let (mut major, mut minor) = (0, 0);
+    match library {
+        CudaLibrary::CublasLt => {
+            // SAFETY: takes nothing and returns a number.
+            let code = unsafe { cudarc::cublaslt::sys::cublasLtGetVersion() };
+            Some(format!("{}.{}.{}", code / 10_000, code / 100 % 100, code % 100))
+        }
+        CudaLibrary::Cudnn => {
+            let code = cudnn::version()?;
+            Some(format!("{}.{}.{}", code / 10_000, code / 100 % 100, code % 100))
+        }
+        CudaLibrary::Driver => {
+            let (major, minor) = super::visible::driver_cuda().ok()?;
+            Some(format!("{major}.{minor}"))
+        }
+        CudaLibrary::Nvrtc => {
+            // SAFETY: writes two numbers to the places that it is given.
+            let asked = unsafe { cudarc::nvrtc::sys::nvrtcVersion(&raw mut major, &raw mut minor) };
+            (asked == cudarc::nvrtc::sys::nvrtcResult::NVRTC_SUCCESS).then(|| format!("{major}.{minor}"))
+        }
+    }
+}
+
 fn is_present(library: CudaLibrary) -> bool {
     // SAFETY: opens the library, which runs its initialisers. They are NVIDIA's and made to be opened in any process.
     unsafe {
@@ -56,6 +82,7 @@ mod tests {
         for library in NEEDED.into_iter().chain(slower_without()) {
             let is_missing = missing.contains(&library) || library == CudaLibrary::Cudnn;
             assert_eq!(check(library).is_err(), is_missing, "{}", library.name());
+            assert_eq!(version(library).is_none(), is_missing, "{}", library.name());
         }
     }
 }

@@ -35,6 +35,7 @@ pub(in crate::kernels) use assembly::GpuAssembly;
 pub(in crate::kernels) use device::Cuda;
 pub(in crate::kernels) use elements::Elements;
 pub(in crate::kernels) use graph_memory::memory_of;
+pub(super) use libraries::version;
 pub use mark::Mark;
 pub use side_stream::SideStream;
 pub(in crate::kernels) use staging::HostBytes;

@@ -49,7 +49,7 @@ fn attribute(device: CUdevice, attribute: Attribute) -> Result<u32, CudaError> {
 }
 
 /// The driver writes 13010 for CUDA 13.1.
-fn driver_cuda() -> Result<(u32, u32), CudaError> {
+pub(super) fn driver_cuda() -> Result<(u32, u32), CudaError> {
     let mut version: c_int = 0;
     // SAFETY: writes one number to the place that it is given.
     unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().failed_to("say its driver's version")?;

@@ -24,6 +24,7 @@ pub(super) type Handle = *mut c_void;
 /// Functions of a library that stays open.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Functions {
+    pub(super) version: usize,
     pub(super) create: unsafe extern "C" fn(c_int, *mut *mut c_void) -> Status,
     pub(super) destroy: unsafe extern "C" fn(*mut c_void) -> Status,
     pub(super) finalize: unsafe extern "C" fn(*mut c_void) -> Status,
@@ -80,10 +81,12 @@ impl Functions {
         }
         let version: unsafe extern "C" fn() -> usize = function!("cudnnGetVersion");
         // SAFETY: it takes nothing and touches no GPU.
-        if unsafe { version() } < VERSION_MIN {
+        let version = unsafe { version() };
+        if version < VERSION_MIN {
             return None;
         }
         Some(Self {
+            version,
             create: function!("cudnnBackendCreateDescriptor"),
             destroy: function!("cudnnBackendDestroyDescriptor"),
             finalize: function!("cudnnBackendFinalize"),

@@ -41,6 +41,11 @@ pub(super) fn is_present() -> bool {
     Functions::find().is_some()
 }
 
+/// As it counts its versions: 91302 for 9.13.2.
+pub(super) fn version() -> Option<usize> {
+    Functions::find().map(|functions| functions.version)
+}
+
 impl Cudnn {
     /// `None` without the library. The stream's context is the calling thread's; a plan may use so much memory while it runs.
     pub(super) fn new(stream: &CudaStream, workspace_bytes: usize) -> Result<Option<Self>, CudaError> {
