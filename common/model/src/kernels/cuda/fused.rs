@@ -15,7 +15,7 @@ use crate::kernels::Format;
 /// - weights: `[out_channels, kernel, kernel, channels]`
 /// - bias: `[out_channels]` in f32
 /// - row bias: `[rows, out_channels]`
-/// - residual and target: `[rows, out_height, out_width, out_channels]`
+/// - factor, residual and target: `[rows, out_height, out_width, out_channels]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ConvolutionShape {
     pub(super) format: Format,
@@ -41,6 +41,8 @@ pub(super) struct Epilogue {
     /// With its rows: one counts for all.
     pub(super) row_bias: Option<usize>,
     pub(super) activation: Activation,
+    /// Whether there is something of the target's shape to multiply by.
+    pub(super) factor: bool,
     /// With its rows: one counts for all.
     pub(super) residual: Option<usize>,
 }
@@ -53,6 +55,7 @@ pub(super) struct Convolution {
     pub(super) weights: Place,
     pub(super) bias: Option<Place>,
     pub(super) row_bias: Option<Place>,
+    pub(super) factor: Option<Place>,
     pub(super) residual: Option<Place>,
     pub(super) target: Place,
 }
@@ -141,5 +144,6 @@ impl Offers for Fixed {
 
 impl Epilogue {
     /// The sums as they are.
-    pub(super) const NONE: Self = Self { bias: false, row_bias: None, activation: Activation::None, residual: None };
+    pub(super) const NONE: Self =
+        Self { bias: false, row_bias: None, activation: Activation::None, factor: false, residual: None };
 }

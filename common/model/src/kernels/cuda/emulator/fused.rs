@@ -3,23 +3,27 @@
 use super::super::fused::{Attention, AttentionShape, Convolution, ConvolutionShape, Epilogue};
 use super::memory::Memories;
 use super::product::{read, write};
+use candle_core::cpu::erf::erf_f32;
+
 use crate::graph::Activation;
 use crate::kernels::Format;
 
 /// # Panics
 /// When an operand lies outside of its memory or is NaN, is not aligned, or when the target is read only.
 pub(super) fn convolve(convolution: &Convolution, memories: &mut Memories) {
-    let Convolution { shape, source, weights, bias, row_bias, residual, target } = *convolution;
+    let Convolution { shape, source, weights, bias, row_bias, factor, residual, target } = *convolution;
     let ConvolutionShape { format, rows, height, width, channels, out_channels, kernel, then, .. } = shape;
     let pixels = shape.out_height * shape.out_width;
-    for place in [Some(source), Some(weights), bias, row_bias, residual, Some(target)].into_iter().flatten() {
+    for place in [Some(source), Some(weights), bias, row_bias, factor, residual, Some(target)].into_iter().flatten() {
         assert!(place.offset.is_multiple_of(16), "{place:?} of a convolution is not aligned");
     }
     let elements = read(memories, format, source, rows * height * width * channels);
     let weights = read(memories, format, weights, out_channels * kernel * kernel * channels);
-    assert_eq!((bias.is_some(), row_bias.is_some(), residual.is_some()), operands_of(then), "operands of {shape:?}");
+    let are_there = [bias, row_bias, factor, residual].map(|place| place.is_some());
+    assert_eq!(are_there, operands_of(then), "operands of {shape:?}");
     let bias = bias.map(|place| read(memories, Format::F32, place, out_channels));
     let row_bias = row_bias.zip(then.row_bias).map(|(place, rows)| read(memories, format, place, rows * out_channels));
+    let factor = factor.map(|place| read(memories, format, place, rows * pixels * out_channels));
     let residual =
         residual.zip(then.residual).map(|(place, rows)| read(memories, format, place, rows * pixels * out_channels));
     let mut made = Vec::with_capacity(rows * pixels * out_channels);
@@ -34,6 +38,7 @@ pub(super) fn convolve(convolution: &Convolution, memories: &mut Memories) {
             value += bias.as_ref().map_or(0.0, |bias| bias[channel]);
             value += row_bias.as_ref().map_or(0.0, |elements| elements[of_row % elements.len()]);
             value = activated(then.activation, value);
+            value *= factor.as_ref().map_or(1.0, |elements| elements[of_pixel]);
             value += residual.as_ref().map_or(0.0, |elements| elements[of_pixel % elements.len()]);
             made.push(value);
         }
@@ -77,9 +82,9 @@ pub(super) fn attend(attention: &Attention, memories: &mut Memories) {
     write(memories, format, target, &made);
 }
 
-/// Whether there are a bias, a row bias and a residual.
-fn operands_of(then: Epilogue) -> (bool, bool, bool) {
-    (then.bias, then.row_bias.is_some(), then.residual.is_some())
+/// Whether there are a bias, a row bias, a factor and a residual.
+fn operands_of(then: Epilogue) -> [bool; 4] {
+    [then.bias, then.row_bias.is_some(), then.factor, then.residual.is_some()]
 }
 
 /// `[kernel, kernel, channels]`, zeros outside of the source.
@@ -101,8 +106,9 @@ fn window(shape: &ConvolutionShape, elements: &[f32], pixel: usize) -> Vec<f32> 
 
 fn activated(activation: Activation, value: f32) -> f32 {
     match activation {
+        Activation::Gelu => 0.5 * value * (1.0 + erf_f32(value * std::f32::consts::FRAC_1_SQRT_2)),
         Activation::None => value,
         Activation::Silu => value / (1.0 + (-value).exp()),
-        Activation::Gelu | Activation::QuickGelu => panic!("{activation:?} behind a convolution is for `finish`"),
+        Activation::QuickGelu => panic!("{activation:?} behind a convolution is for `finish`"),
     }
 }

@@ -66,7 +66,7 @@ impl Cuda {
             staging: Staging::default(),
             copies: Crossing::beside(&stream)?,
             products: Products::new(Arc::clone(&stream))?,
-            cudnn: if is_off(CUDNN_VARIABLE) { None } else { Cudnn::new(&stream, WORKSPACE_BYTES)? },
+            cudnn: if is_off(CUDNN_VARIABLE) { None } else { Cudnn::new(WORKSPACE_BYTES) },
             recorder: Recorder::new(&stream)?,
             functions: Vec::new(),
         };

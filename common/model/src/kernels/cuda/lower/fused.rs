@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A library reads one tensor. What the windows would be is nine times as much as what is copied here, and a nearest neighbour is no arithmetic.
-//! A linear layer with a bias or a residual is a convolution too: `finish` would read and write as much again as the product does.
+//! A linear layer with a bias or a residual is a convolution too: `finish` would read and write as much again as the product does. GEGLU is two.
 
 use super::super::fused::{Attention, AttentionShape, Convolution, ConvolutionShape, Epilogue, Offers};
 use super::super::launch::{Place, Step};
@@ -18,9 +18,16 @@ use crate::graph::{Activation, AttentionHeads, AttentionMask, AttentionOp, Convo
 /// What has fewer pixels takes no time worth a plan of its own: embeddings of times.
 const PIXELS_MIN: usize = 32;
 
+/// What is placed side by side, or gates, may take. A little less than what kernels would have had as scratch, so that no more is needed than was
+/// said beforehand.
+const SCRATCH_MOST: usize = SCRATCH_BYTES / 8 * 7;
+
 impl NodeLowering<'_> {
     /// `false`, and nothing done, where other steps are needed.
     pub(super) fn convolve_as_one(&mut self, op: &ConvolutionOp, offers: &dyn Offers) -> bool {
+        if op.store == Store::Geglu {
+            return self.convolve_gated(op, offers);
+        }
         let Parameters::Weights { weights, bias, rows } = self.parameters else { return false };
         let Some(shape) = self.convolution_shape(op, rows.depth) else { return false };
         let alone = ConvolutionShape { then: Epilogue::NONE, ..shape };
@@ -37,6 +44,7 @@ impl NodeLowering<'_> {
             weights,
             bias: bias.filter(|_| has_bias),
             row_bias: row_bias.and_then(|_| place(op.row_bias_index())),
+            factor: None,
             residual: residual.and_then(|_| place(op.residual_index())),
             target: self.target,
         };
@@ -45,6 +53,41 @@ impl NodeLowering<'_> {
             let pixels = self.rows * self.node.writes.pixels();
             self.finish_sums(op, Band { first: 0, pixels }, self.target, bias);
         }
+        true
+    }
+
+    /// GEGLU as two: the gates, and what is multiplied by them. Sums of both halves are not written.
+    fn convolve_gated(&mut self, op: &ConvolutionOp, offers: &dyn Offers) -> bool {
+        let Parameters::Weights { weights, bias, rows } = self.parameters else { return false };
+        let half = op.stored_channels();
+        let Some(shape) = self.convolution_shape(op, rows.depth) else { return false };
+        let gate_bytes = self.rows * self.node.writes.elements() * element_bytes(self.format);
+        if !self.is_one_source(op) || !self.is_whole_vectors(half) || gate_bytes > SCRATCH_MOST {
+            return false;
+        }
+        let biased = Epilogue { bias: bias.is_some(), ..Epilogue::NONE };
+        let gate = ConvolutionShape { then: Epilogue { activation: Activation::Gelu, ..biased }, ..shape };
+        let value = ConvolutionShape { then: Epilogue { factor: true, ..biased }, ..shape };
+        if ![gate, value].iter().all(|shape| offers.has_convolution(shape)) {
+            return false;
+        }
+        let gates = self.take_scratch(gate_bytes);
+        let of_gates = bias.map(|bias| Place { offset: bias.offset + half * size_of::<f32>(), ..bias });
+        let source = self.reads[0].place;
+        let values = Convolution {
+            shape: value,
+            source,
+            weights,
+            bias,
+            row_bias: None,
+            factor: Some(gates),
+            residual: None,
+            target: self.target,
+        };
+        let weights = self.element(weights, half * rows.depth);
+        let first = Convolution { shape: gate, weights, bias: of_gates, factor: None, target: gates, ..values };
+        self.push(Step::Convolution(first));
+        self.push(Step::Convolution(values));
         true
     }
 
@@ -77,9 +120,13 @@ impl NodeLowering<'_> {
     fn convolution_shape(&self, op: &ConvolutionOp, depth: usize) -> Option<ConvolutionShape> {
         let channels: usize = self.reads[..op.sources].iter().map(|source| source.extent.channels).sum();
         let [height, width] = op.size;
-        let Store::Plain(activation) = op.store else { return None };
+        let activation = match op.store {
+            Store::Geglu if op.row_bias || op.residual => return None,
+            Store::Geglu => Activation::None,
+            Store::Plain(activation) => activation,
+        };
         let placed_bytes = self.rows * height * width * channels * element_bytes(self.format);
-        let has_room = self.is_one_source(op) || placed_bytes <= SCRATCH_BYTES;
+        let has_room = self.is_one_source(op) || placed_bytes <= SCRATCH_MOST;
         let has_pixels = self.rows * self.node.writes.pixels() >= PIXELS_MIN;
         if depth != op.kernel * op.kernel * channels || !self.is_whole_vectors(channels) || !has_room || !has_pixels {
             return None;
@@ -89,11 +136,12 @@ impl NodeLowering<'_> {
             bias: !op.biases.is_empty(),
             row_bias: rows(op.row_bias_index()),
             activation,
+            factor: false,
             residual: rows(op.residual_index()),
         };
-        // For `finish` are operands whose pixels are no whole vectors, and activation functions that no denoiser has behind a window.
+        // For `finish` are operands whose pixels are no whole vectors, and the activation function that cuDNN lacks.
         let is_aligned = self.is_whole_vectors(op.out_channels) || (!op.row_bias && !op.residual);
-        let is_fused = is_aligned && matches!(activation, Activation::None | Activation::Silu);
+        let is_fused = is_aligned && activation != Activation::QuickGelu;
         Some(ConvolutionShape {
             format: self.format,
             rows: self.rows,
@@ -102,7 +150,7 @@ impl NodeLowering<'_> {
             channels,
             out_height: self.node.writes.height,
             out_width: self.node.writes.width,
-            out_channels: op.out_channels,
+            out_channels: op.stored_channels(),
             kernel: op.kernel,
             stride: op.stride,
             padding: op.padding,

@@ -99,6 +99,21 @@ fn a_library_takes_convolutions_with_what_follows_them() {
 }
 
 #[test]
+fn a_library_computes_gates_before_what_they_are_for() {
+    let graph = linear(2 * 320, Store::Geglu);
+    let layout = Layout::new(&graph, Format::Bf16);
+    let offers = Fixed { convolutions: Convolutions::Any, ..Fixed::NOTHING };
+    let lowered = lower(&graph, &layout, Format::Bf16, &[2], &offers);
+    let [(0, Step::Convolution(gates)), (0, Step::Convolution(values))] = &lowered.steps[..] else {
+        panic!("{:?}", lowered.steps)
+    };
+    assert_eq!((gates.target, values.target.memory), (values.factor.unwrap(), Memory::Output(0)));
+    assert_eq!(gates.weights.offset - values.weights.offset, 320 * 320 * 2);
+    assert_eq!(gates.bias.unwrap().offset - values.bias.unwrap().offset, 320 * 4);
+    assert_eq!(lowered.scratch_bytes, 2 * 4096 * 320 * 2);
+}
+
+#[test]
 fn attention_goes_by_tiles_of_16_bits_and_whole_vectors() {
     let kernel = |format, offset: usize, tiles| {
         let mut graph = GraphBuilder::new(&[Extent::tokens(100, offset + 3 * 80)]);

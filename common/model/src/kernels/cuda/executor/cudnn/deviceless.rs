@@ -29,7 +29,7 @@ const WORKSPACE_BYTES: usize = 32 << 20;
 
 /// Of SD 2.1 at 768², batch 2, its VAE, and what has another epilogue.
 fn convolutions() -> Vec<ConvolutionShape> {
-    let then = |row_bias, residual| Epilogue { bias: true, row_bias, activation: Activation::None, residual };
+    let then = |row_bias, residual| Epilogue { bias: true, row_bias, residual, ..Epilogue::NONE };
     let shape = |size: usize, channels, out_channels, then| ConvolutionShape {
         format: Format::Bf16,
         rows: 2,
@@ -74,6 +74,9 @@ fn convolutions() -> Vec<ConvolutionShape> {
         shapes.push(linear(channels, then(None, Some(2))));
         shapes.push(linear(4 * channels, then(None, Some(2))));
         shapes.push(linear(3 * channels, then(None, None)));
+        let gated = ConvolutionShape { out_channels: 4 * channels, ..linear(channels, then(None, None)) };
+        shapes.push(ConvolutionShape { then: Epilogue { activation: Activation::Gelu, ..gated.then }, ..gated });
+        shapes.push(ConvolutionShape { then: Epilogue { factor: true, ..gated.then }, ..gated });
     }
     shapes.push(shape(96, 320, 4, then(None, None)));
     shapes.push(shape(96, 320, 320, Epilogue { activation: Activation::Silu, ..then(Some(2), Some(2)) }));

@@ -104,9 +104,11 @@ impl Functions {
 impl Failure {
     /// The error that says that the GPU failed to do this.
     pub(super) fn to(&self, what: String) -> CudaError {
+        let Self { status, reason } = self;
+        let name = CudaLibrary::Cudnn.name();
         CudaError::Call {
             what,
-            reason: format!("{} has status {}, {}", CudaLibrary::Cudnn.name(), self.status, self.reason),
+            reason: format!("{name} has status {status}, {reason}; ASYNCDIFF_CUDNN=off goes without it"),
         }
     }
 

@@ -15,7 +15,7 @@ use cudarc::driver::CudaStream;
 
 use descriptor::{Descriptors, Kind, Name, Value};
 use library::{Failure, Functions, Handle};
-use operations::{BIAS, KEYS, QUERIES, RESIDUAL, ROW_BIAS, SCALE, SOURCE, TARGET, VALUES, WEIGHTS};
+use operations::{BIAS, FACTOR, KEYS, QUERIES, RESIDUAL, ROW_BIAS, SCALE, SOURCE, TARGET, VALUES, WEIGHTS};
 use plan::{Machine, Operation, Plan};
 
 use crate::kernels::Format;
@@ -47,16 +47,22 @@ pub(super) fn version() -> Option<usize> {
 }
 
 impl Cudnn {
-    /// `None` without the library. The stream's context is the calling thread's; a plan may use so much memory while it runs.
-    pub(super) fn new(stream: &CudaStream, workspace_bytes: usize) -> Result<Option<Self>, CudaError> {
-        let Some(functions) = Functions::find() else { return Ok(None) };
-        let failed = |failure: Failure| failure.to("start cuDNN".to_owned());
+    /// `None` without the library, and, said in the log, with one that does not start: one that lacks a part, or does not know the driver. The
+    /// calling thread has the GPU's context; a plan may use so much memory while it runs.
+    pub(super) fn new(workspace_bytes: usize) -> Option<Self> {
+        let functions = Functions::find()?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: writes a handle to where it is told.
-        functions.check(unsafe { (functions.create_handle)(&raw mut handle) }).map_err(failed)?;
-        let this = Self { functions, handle, plans: HashMap::new(), workspace_bytes };
-        this.set_stream(stream)?;
-        Ok(Some(this))
+        match functions.check(unsafe { (functions.create_handle)(&raw mut handle) }) {
+            Ok(()) => Some(Self { functions, handle, plans: HashMap::new(), workspace_bytes }),
+            Err(failure) => {
+                tracing::warn!(
+                    reason = failure.text(),
+                    "cuDNN does not start: kernels of our own compute in its place"
+                );
+                None
+            }
+        }
     }
 
     /// What is handed over from now on goes to this stream, which lives for as long.
@@ -99,8 +105,8 @@ impl Cudnn {
         workspace: u64,
         address: impl Fn(Place) -> u64,
     ) -> Result<(), CudaError> {
-        let Convolution { shape, source, weights, bias, row_bias, residual, target } = *convolution;
-        let optional = [(BIAS, bias), (ROW_BIAS, row_bias), (RESIDUAL, residual)];
+        let Convolution { shape, source, weights, bias, row_bias, factor, residual, target } = *convolution;
+        let optional = [(BIAS, bias), (ROW_BIAS, row_bias), (FACTOR, factor), (RESIDUAL, residual)];
         let optional = optional.into_iter().filter_map(|(number, place)| Some((number, place?)));
         let needed = [(SOURCE, source), (WEIGHTS, weights), (TARGET, target)];
         let operands: Vec<(i64, u64)> =

@@ -1,7 +1,7 @@
 //! Convolutions and attention as graphs of the library's operations.
 //!
 //! ```text
-//!   convolution ──sums (f32, never stored)──► + bias ──► + row bias ──► activation ──► + residual ──► target
+//!   convolution ──sums (f32, never stored)──► + bias ──► + row bias ──► activation ──► × factor ──► + residual ──► target
 //! ```
 
 use cudarc::cudnn::sys::{
@@ -25,6 +25,7 @@ pub(super) const QUERIES: i64 = 7;
 pub(super) const KEYS: i64 = 8;
 pub(super) const VALUES: i64 = 9;
 pub(super) const SCALE: i64 = 10;
+pub(super) const FACTOR: i64 = 11;
 
 /// The first of what is never stored.
 const FIRST_VIRTUAL: i64 = 100;
@@ -57,7 +58,7 @@ pub(super) fn convolution(descriptors: &mut Descriptors, shape: &ConvolutionShap
     let pixel = |data, rows| channels_last(data, [rows, 1, 1, out_channels]);
 
     // By number and tensor, what is added or applied.
-    let Epilogue { bias, row_bias, activation, residual } = then;
+    let Epilogue { bias, row_bias, activation, factor, residual } = then;
     let mut following: Vec<(PointwiseMode, Option<(i64, Tensor)>)> = Vec::new();
     let add = PointwiseMode::CUDNN_POINTWISE_ADD;
     if bias {
@@ -68,6 +69,9 @@ pub(super) fn convolution(descriptors: &mut Descriptors, shape: &ConvolutionShap
     }
     if let Some(mode) = pointwise(activation) {
         following.push((mode, None));
+    }
+    if factor {
+        following.push((PointwiseMode::CUDNN_POINTWISE_MUL, Some((FACTOR, target(data, rows)))));
     }
     if let Some(rows) = residual {
         following.push((add, Some((RESIDUAL, target(data, rows)))));
@@ -228,7 +232,11 @@ fn channels_last(data: DataType, [rows, height, width, channels]: [usize; 4]) ->
 
 /// `None` for the identity, and for what lowering never asks for.
 fn pointwise(activation: Activation) -> Option<PointwiseMode> {
-    (activation == Activation::Silu).then_some(PointwiseMode::CUDNN_POINTWISE_SWISH_FWD)
+    match activation {
+        Activation::Gelu => Some(PointwiseMode::CUDNN_POINTWISE_GELU_FWD),
+        Activation::None | Activation::QuickGelu => None,
+        Activation::Silu => Some(PointwiseMode::CUDNN_POINTWISE_SWISH_FWD),
+    }
 }
 
 fn data_type(format: Format) -> DataType {
