@@ -62,7 +62,7 @@ impl NodeLowering<'_> {
     pub(super) fn layer_norm(&mut self, op: &LayerNormOp) {
         let Parameters::Norm { scale, shift } = self.parameters else { return };
         let pixels = self.rows * self.node.writes.pixels();
-        let arguments: [Argument; 7] = [
+        let arguments: [Argument; 8] = [
             self.reads[0].place.into(),
             scale.into(),
             shift.into(),
@@ -70,6 +70,7 @@ impl NodeLowering<'_> {
             self.node.writes.channels.into(),
             pixels.into(),
             op.epsilon.into(),
+            self.is_wide(&[]).into(),
         ];
         let blocks = pixels.div_ceil(LAYER_NORM_THREADS / WARP);
         self.launch(Kernel::LayerNorm, [blocks, 1, 1], LAYER_NORM_THREADS, arguments);

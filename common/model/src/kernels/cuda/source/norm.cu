@@ -65,15 +65,23 @@ template <int COUNT>
 DEVICE void normalise_pixel(const Concatenation& sources, int row, int pixel, const float* statistics, const float* scale,
                             const float* shift, Element* target, int channels, int group_channels, int activation) {
     for (int channel = threadIdx.x * COUNT; channel < channels; channel += blockDim.x * COUNT) {
-        float values[COUNT];
+        float values[COUNT], scales[COUNT], shifts[COUNT], of_group[2];
         load(sources.at(row, pixel, channel), values);
+        load(scale + channel, scales);
+        load(shift + channel, shifts);
+        // Divided once: that takes longer than all else that is done to an element.
+        int group = channel / group_channels, left = (group + 1) * group_channels - channel;
+        load(statistics + 2 * group, of_group);
 #pragma unroll
         for (int index = 0; index < COUNT; index++) {
-            float of_group[2];
-            load(statistics + (channel + index) / group_channels * 2, of_group);
+            if (left == 0) {
+                group++;
+                left = group_channels;
+                load(statistics + 2 * group, of_group);
+            }
+            left--;
             const float normed = (values[index] - of_group[0]) * of_group[1];
-            const float scaled = normed * load(scale + channel + index) + load(shift + channel + index);
-            values[index] = activated(activation, scaled);
+            values[index] = activated(activation, normed * scales[index] + shifts[index]);
         }
         store(target + channel, values);
     }
@@ -94,14 +102,87 @@ extern "C" __global__ void group_norm_apply(CONCATENATION_PARAMETERS, const floa
     }
 }
 
-// Grid: blocks of as many pixels as there are warps; a warp takes a pixel.
-extern "C" __global__ void layer_norm(const Element* source, const float* scale, const float* shift, Element* target, int channels,
-                                      int pixels, float epsilon) {
+// A pixel's channels, read once: vectors that a lane holds in registers, a warp's width apart.
+template <int COUNT, int VECTORS>
+struct HeldPixel {
+    float values[VECTORS][COUNT];
+    int channels;
+
+    // The channel that a vector begins with; behind the last one there is none.
+    DEVICE int channel(int vector) const { return (vector * WARP + threadIdx.x % WARP) * COUNT; }
+
+    DEVICE void read(const Element* source) {
+#pragma unroll
+        for (int vector = 0; vector < VECTORS; vector++) {
+            if (channel(vector) < channels) load(source + channel(vector), values[vector]);
+        }
+    }
+
+    DEVICE float sum() const {
+        float sum = 0.0f;
+#pragma unroll
+        for (int vector = 0; vector < VECTORS; vector++) {
+            if (channel(vector) >= channels) break;
+#pragma unroll
+            for (int index = 0; index < COUNT; index++) sum += values[vector][index];
+        }
+        return warp_sum(sum);
+    }
+
+    // What is left when a mean is taken off, and its squares.
+    DEVICE void centre(float mean, float& distances, float& squares) {
+        distances = squares = 0.0f;
+#pragma unroll
+        for (int vector = 0; vector < VECTORS; vector++) {
+            if (channel(vector) >= channels) break;
+#pragma unroll
+            for (int index = 0; index < COUNT; index++) {
+                const float distance = values[vector][index] -= mean;
+                distances += distance;
+                squares += distance * distance;
+            }
+        }
+        distances = warp_sum(distances);
+        squares = warp_sum(squares);
+    }
+
+    DEVICE void write(float rounding, float inverse, const float* scale, const float* shift, Element* target) const {
+#pragma unroll
+        for (int vector = 0; vector < VECTORS; vector++) {
+            if (channel(vector) >= channels) break;
+            float normed[COUNT], scales[COUNT], shifts[COUNT];
+            load(scale + channel(vector), scales);
+            load(shift + channel(vector), shifts);
+#pragma unroll
+            for (int index = 0; index < COUNT; index++) {
+                normed[index] = (values[vector][index] - rounding) * inverse * scales[index] + shifts[index];
+            }
+            store(target + channel(vector), normed);
+        }
+    }
+};
+
+// Vectors of a lane for the widest pixel that is held: 1280 channels in 16 bits.
+constexpr int HELD_VECTORS = 5;
+
+template <int COUNT>
+DEVICE void layer_norm_held(const Element* source, const float* scale, const float* shift, Element* target, int channels, float epsilon) {
+    HeldPixel<COUNT, HELD_VECTORS> pixel;
+    pixel.channels = channels;
+    pixel.read(source);
+    const float mean = pixel.sum() / channels;
+    float distances, squares;
+    pixel.centre(mean, distances, squares);
+    // What the rounding of the mean is worth: all of the variance where the mean is large.
+    const float rounding = distances / channels;
+    const float variance = fmaxf(squares / channels - rounding * rounding, 0.0f);
+    pixel.write(rounding, 1.0f / sqrtf(variance + epsilon), scale, shift, target);
+}
+
+// For wider pixels and those that are no whole vectors: they are read three times.
+DEVICE void layer_norm_reread(const Element* values, const float* scale, const float* shift, Element* target, int channels,
+                              float epsilon) {
     const int lane = threadIdx.x % WARP;
-    const long long pixel = (long long)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
-    // A whole warp leaves, and there is no barrier of the block.
-    if (pixel >= pixels) return;
-    const Element* values = source + pixel * channels;
     float sum = 0.0f;
     for (int channel = lane; channel < channels; channel += WARP) sum += load(values + channel);
     const float mean = warp_sum(sum) / channels;
@@ -111,12 +192,26 @@ extern "C" __global__ void layer_norm(const Element* source, const float* scale,
         distances += distance;
         squares += distance * distance;
     }
-    // What the rounding of the mean is worth: all of the variance where the mean is large.
     const float rounding = warp_sum(distances) / channels;
     const float variance = fmaxf(warp_sum(squares) / channels - rounding * rounding, 0.0f);
     const float inverse = 1.0f / sqrtf(variance + epsilon);
     for (int channel = lane; channel < channels; channel += WARP) {
         const float normed = (load(values + channel) - mean - rounding) * inverse;
-        store(target + pixel * channels + channel, normed * load(scale + channel) + load(shift + channel));
+        store(target + channel, normed * load(scale + channel) + load(shift + channel));
+    }
+}
+
+// Grid: blocks of as many pixels as there are warps; a warp takes a pixel.
+extern "C" __global__ void layer_norm(const Element* source, const float* scale, const float* shift, Element* target, int channels,
+                                      int pixels, float epsilon, int wide) {
+    const long long pixel = (long long)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
+    // A whole warp leaves, and there is no barrier of the block.
+    if (pixel >= pixels) return;
+    const Element* values = source + pixel * channels;
+    Element* normed = target + pixel * channels;
+    if (wide && channels <= HELD_VECTORS * WARP * WIDE) {
+        layer_norm_held<WIDE>(values, scale, shift, normed, channels, epsilon);
+    } else {
+        layer_norm_reread(values, scale, shift, normed, channels, epsilon);
     }
 }
