@@ -1,5 +1,6 @@
 //! `bench`: what parallelism brings on this machine, measured against one worker in the same run; what one device does,
-//! kernel by kernel; what the coordinator takes; what a fault costs; what carries tensors how fast; and what more devices bring than this machine has.
+//! kernel by kernel, and for a denoiser at its full size; what the coordinator takes; what a fault costs; what carries tensors how fast; and what
+//! more devices bring than this machine has.
 
 mod coordinator;
 mod device;
@@ -14,6 +15,7 @@ mod recovery;
 mod saving;
 mod scaling;
 mod soak;
+mod step;
 mod weights;
 
 pub use coordinator::{CoordinatorBench, CoordinatorReport};
@@ -25,4 +27,5 @@ pub use recovery::{RecoveryBench, RecoveryReport};
 pub use saving::{SavingReport, SavingRow, measure_saving};
 pub use scaling::{Capacity, GuidanceWay, Network, ScalingBench, ScalingReport, ScalingRow, SimulatedModel};
 pub use soak::{JobsOfKind, Memory, SoakBench, SoakReport};
+pub use step::{LayerKindTime, StepBench, StepCase, StepModel, StepReport};
 pub use weights::{FeedingRow, WeightsBench, WeightsReport, WeightsRow};

@@ -100,3 +100,15 @@ fn a_short_soak_loses_no_job_and_says_what_it_did() {
     assert_eq!(of(undisturbed, "jobs"), of(undisturbed, "equal"), "whoever makes it: {report}");
     assert_eq!(place.files(), Vec::<String>::new());
 }
+
+#[test]
+fn a_step_is_timed_on_a_device_by_kind_of_layer() {
+    let place = Place::new();
+    let report = place.run(&["bench", "step", "--models", "tiny", "--dtype", "f32", "--seconds", "0", "--json"]).json();
+    let [case] = &report["cases"].as_array().unwrap()[..] else { panic!("{report}") };
+    assert_eq!((&case["model"], &case["format"], &report["device"]), (&"tiny".into(), &"f32".into(), &"cpu".into()));
+    for figure in ["milliseconds", "in_a_row_milliseconds", "tflop", "tflop_per_s", "weight_bytes"] {
+        assert!(case[figure].as_f64().unwrap() > 0.0, "{figure} of {case}");
+    }
+    assert!(report["gpu"].is_null() && case["kinds"].as_array().unwrap().len() > 5, "{report}");
+}

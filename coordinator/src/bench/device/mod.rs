@@ -10,6 +10,7 @@
 
 mod case;
 mod kinds;
+mod layers;
 mod markdown;
 mod report;
 mod subject;
@@ -24,12 +25,13 @@ use anyhow::Context;
 use asyncdiff_model::kernels::{CAP_VARIABLE, Format, Isa, Kernels, Peak};
 
 pub use case::Case;
+pub(super) use layers::{LayerKind, LayerTime};
 pub use report::DeviceReport;
 pub(super) use report::TorchVersion;
+pub(super) use subject::Subject;
 pub(super) use torch::{Torch, TorchResult};
 
 use self::report::{CaseReport, best_ratios};
-use self::subject::Subject;
 use super::hardware::hardware;
 use super::median::median;
 

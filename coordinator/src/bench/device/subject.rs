@@ -34,19 +34,19 @@ const TIMESTEP: f32 = 500.0;
 const PROFILES: [usize; 2] = [1, 50];
 
 /// A case, loaded.
-pub(super) struct Subject {
-    model: Model,
+pub(in crate::bench) struct Subject {
+    pub(super) model: Model,
     /// By the definition of its layers, of all rows, in one run.
-    pub(super) flops: f64,
+    pub(in crate::bench) flops: f64,
     /// Parameters as they are held.
-    pub(super) resident_bytes: u64,
+    pub(in crate::bench) resident_bytes: u64,
     /// Parameters as plain f32.
     pub(super) plain_bytes: u64,
     /// What is computed once per job and not in each run.
-    pub(super) once_per_job: Option<Duration>,
+    pub(in crate::bench) once_per_job: Option<Duration>,
 }
 
-enum Model {
+pub(super) enum Model {
     Denoiser { component: Box<Component>, ops: DenoiserProgram, inputs: Vec<Value>, constants: Vec<Option<Value>> },
     TextEncoder { encoder: Box<ClipTextEncoder>, tokens: Vec<Vec<u32>>, embedded: Value },
     VaeDecoder { decoder: Box<VaeDecoder>, latents: Tensor, input: Value },
@@ -64,7 +64,8 @@ impl Subject {
         }
     }
 
-    fn denoiser(config: &DenoiserConfig, kernels: &Kernels) -> anyhow::Result<Self> {
+    /// A denoiser at its own size.
+    pub(in crate::bench) fn denoiser(config: &DenoiserConfig, kernels: &Kernels) -> anyhow::Result<Self> {
         let [height, width] = config.sample_size().context("the configuration has no sample_size")?;
         let ops = build(config, &DenoiserShape { height, width, tokens: TOKENS as u32 })?;
         let program = Arc::clone(&ops.program);
@@ -79,8 +80,11 @@ impl Subject {
         });
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
         constant_values(&component, &inputs)?;
+        // A GPU computes in the background; on a CPU this does nothing.
+        kernels.synchronize()?;
         let start = Instant::now();
         let constants = constant_values(&component, &inputs)?;
+        kernels.synchronize()?;
         let once_per_job = Some(start.elapsed());
         let in_step = program.layers().filter(|&(layer, _)| !program.is_constant(layer));
         Ok(Self {
@@ -121,7 +125,7 @@ impl Subject {
     }
 
     /// Computes it once, as the product does.
-    pub(super) fn run(&self) -> anyhow::Result<()> {
+    pub(in crate::bench) fn run(&self) -> anyhow::Result<()> {
         match &self.model {
             Model::Denoiser { component, inputs, constants, .. } => {
                 evaluate_step(component, inputs, constants, &mut |_, _| ())?;

@@ -83,7 +83,7 @@ impl SimulatedModel {
         }
     }
 
-    fn config(self) -> &'static str {
+    pub(in crate::bench) fn config(self) -> &'static str {
         match self {
             Self::Sd21 => include_str!("../unet_sd21.json"),
             Self::Sdxl => include_str!("../unet_sdxl.json"),

@@ -1,12 +1,13 @@
-//! `coordinator bench`: what parallelism brings on this machine, what one device does, what the coordinator takes, what carries tensors how
-//! fast, what a fault and what saving a job costs, how parameters come to workers, what more devices bring than there are, and what half an hour
-//! of faults does.
+//! `coordinator bench`: what parallelism brings on this machine, what one device does, also at full sizes, what the coordinator takes, what carries
+//! tensors how fast, what a fault and what saving a job costs, how parameters come to workers, what more devices bring than there are, and what
+//! half an hour of faults does.
 
 mod coordinator;
 mod pipeline;
 mod recovery;
 mod scaling;
 mod soak;
+mod step;
 mod weights;
 
 use std::num::NonZeroUsize;
@@ -46,6 +47,8 @@ enum Benchmark {
     Scaling(scaling::ScalingArgs),
     /// Jobs for half an hour while workers are killed, stopped, drained and joined at random: nothing is lost, memory stays as it is
     Soak(soak::SoakArgs),
+    /// A step of Stable Diffusion 2.1 and XL at their full sizes on one device, such as a GPU, by kind of layer
+    Step(step::StepArgs),
     /// How parameters come to one, two and three workers: from the coordinator, from each other, from the disk; against a copy of the file
     Weights(weights::WeightsArgs),
 }
@@ -133,6 +136,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
             exit = found;
             text
         }
+        Benchmark::Step(args) => step::run(args).await?,
         Benchmark::Weights(args) => weights::run(args).await?,
     };
     print_line(text.trim_end())?;
