@@ -14,9 +14,14 @@ const RUNS: usize = FAMILIES.len() * (29 - 8);
 
 /// Runs `coordinator verify` on a folder of golden data; its lines by name.
 fn verify(folder: &str, way: &str) -> BTreeMap<String, Value> {
+    verify_with(folder, &["--way", way])
+}
+
+fn verify_with(folder: &str, options: &[&str]) -> BTreeMap<String, Value> {
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden");
     let output = Command::new(env!("CARGO_BIN_EXE_coordinator"))
-        .args(["verify", &format!("{golden}/{folder}"), "--way", way, "--json"])
+        .args(["verify", &format!("{golden}/{folder}"), "--json"])
+        .args(options)
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -55,6 +60,13 @@ fn a_cluster_on_simulated_links_gives_the_engines_bits() {
 #[test]
 fn processes_over_quic_give_the_engines_bits() {
     assert_eq!(digests(&all_runs("processes")), digests(in_process()));
+}
+
+#[test]
+fn one_worker_that_has_all_parts_gives_the_same_bits() {
+    let lines = verify_with("sd21", &["--way", "simulated", "--workers", "1"]);
+    assert!(lines.len() == RUNS / FAMILIES.len());
+    assert!(digests(&lines).iter().all(|(name, digest)| digests(in_process())[name] == *digest));
 }
 
 #[test]

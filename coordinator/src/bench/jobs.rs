@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use crate::job::JobSummary;
-use crate::job_spec::JobSpec;
+use crate::job::{JobRecord, JobSummary};
+use crate::job_spec::{JobSpec, JobTrace};
 use crate::local_cluster::LocalCluster;
 
 /// How long workers may take to join.
@@ -18,9 +18,21 @@ pub(super) const JOB_WITHIN: Duration = Duration::from_secs(300);
 /// How long ending a cluster may take.
 pub(super) const STOP_WITHIN: Duration = Duration::from_secs(10);
 
+/// Makes a job that is traced, and gives its trace.
+pub(super) async fn make_traced(local: &LocalCluster, spec: JobSpec) -> anyhow::Result<JobTrace> {
+    let record = local.cluster().submit(spec).await?.ended().await?;
+    let id = record.id;
+    summary(record)?;
+    let outcome = local.cluster().outcome(id).await?.context("the job ended without an outcome")?;
+    outcome.trace.clone().context("the job ended without a trace")
+}
+
 /// Makes a job and says how it went.
 pub(super) async fn make(local: &LocalCluster, spec: JobSpec) -> anyhow::Result<JobSummary> {
-    let record = local.cluster().submit(spec).await?.ended().await?;
+    summary(local.cluster().submit(spec).await?.ended().await?)
+}
+
+fn summary(record: JobRecord) -> anyhow::Result<JobSummary> {
     if let Some(error) = record.error {
         bail!("{}\nhint: {}", error.message, error.hint);
     }

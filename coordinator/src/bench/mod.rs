@@ -1,9 +1,10 @@
 //! `bench`: what parallelism brings on this machine, measured against one worker in the same run; what one device does,
-//! kernel by kernel, and for a denoiser at its full size; what the coordinator takes; what a fault costs; what carries tensors how fast; and what
-//! more devices bring than this machine has.
+//! kernel by kernel, and for a denoiser at its full size; what the coordinator takes; what a fault costs; what carries tensors how fast; what more GPUs
+//! bring, and what more devices bring than this machine has.
 
 mod coordinator;
 mod device;
+mod gpus;
 mod hardware;
 mod jobs;
 mod likeness;
@@ -20,6 +21,7 @@ mod weights;
 
 pub use coordinator::{CoordinatorBench, CoordinatorReport};
 pub use device::{Case, DeviceBench, DeviceReport};
+pub use gpus::{GpusBench, GpusReport, GpusRow};
 pub use links::{LinksReport, measure_links};
 pub use model::BenchModel;
 pub use pipeline::{PipelineBench, PipelineReport};

@@ -33,6 +33,10 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
 
+    /// Workers that make the runs, with --way processes or simulated; any number gives the same results [default: one for each part of the run that has most]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: Option<u16>,
+
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -73,7 +77,7 @@ pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
         Compute::F16 => ComputeType::F16,
         Compute::F32 => ComputeType::F32,
     };
-    let making = Making { way: args.way, compute, device: args.device };
+    let making = Making { way: args.way, compute, device: args.device, workers: args.workers.map(usize::from) };
     verify(&args.folder, making, &args.only, &mut on_line).await.map_err(Failure::operator)?;
     if let Some(failure) = unwritten {
         return Err(failure);

@@ -32,6 +32,8 @@ pub struct Making {
     pub compute: ComputeType,
     /// What computes. Runs are made on another device than the CPU by processes only; parts on the first one.
     pub device: DeviceSet,
+    /// How many workers make the runs, where workers do; without it, as many as the plan with most slots has.
+    pub workers: Option<usize>,
 }
 
 /// Checks a folder of golden data, or a folder of such folders, and hands out a line for each run and part. If `only` names some, as the lines do,
@@ -60,7 +62,7 @@ pub async fn verify(
 
 async fn verify_runs(
     family: &Family,
-    Making { way, device, .. }: Making,
+    Making { way, device, workers, .. }: Making,
     on_line: &mut (dyn FnMut(Line) + Send),
 ) -> Result<(), GoldenError> {
     let mut all = |verdict: Verdict| {
@@ -74,7 +76,7 @@ async fn verify_runs(
     }
     let cases = family.cases();
     let slots = cases.iter().filter_map(|(_, case)| case.as_ref().ok()).map(|case| case.slots).max().unwrap_or(1);
-    let runner = match Runner::start((way, device), family.model()?, slots).await {
+    let runner = match Runner::start((way, device), family.model()?, workers.unwrap_or(slots)).await {
         Ok(runner) => runner,
         Err(error) => {
             all(Verdict::Broken { reason: one_line(&error) });

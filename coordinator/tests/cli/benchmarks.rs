@@ -112,3 +112,24 @@ fn a_step_is_timed_on_a_device_by_kind_of_layer() {
     }
     assert!(report["gpu"].is_null() && case["kinds"].as_array().unwrap().len() > 5, "{report}");
 }
+
+#[test]
+fn more_workers_are_held_against_one_and_leave_a_trace() {
+    let place = Place::new();
+    let few =
+        ["bench", "gpus", "--models", "tiny", "--dtype", "f32", "--workers", "2", "--steps", "4", "--repeats", "1"];
+    let report = place.run(&[&few[..], &["--traces", "traces", "--json"]].concat()).json();
+    let rows = report["rows"].as_array().unwrap();
+    let cases: Vec<_> = rows.iter().map(|row| (row["workers"].as_u64(), row["stride"].as_u64())).collect();
+    assert_eq!(cases, [(Some(1), Some(1)), (Some(2), Some(1)), (Some(2), Some(2))]);
+    for row in rows {
+        assert!(row["speed_up"].as_f64().unwrap() > 0.0 && row["summary"]["components"] == row["workers"], "{row}");
+    }
+    assert_eq!(rows[0]["speed_up"].as_f64(), Some(1.0));
+    for name in ["tiny-n2-s1.json", "tiny-n2-s2.json"] {
+        let trace = std::fs::read_to_string(place.path("traces").join(name)).unwrap();
+        let trace: serde_json::Value = serde_json::from_str(&trace).unwrap();
+        let is_transfer = |event: &&serde_json::Value| event["cat"] == "transfer";
+        assert!(trace["traceEvents"].as_array().unwrap().iter().filter(is_transfer).count() > 4, "{name}");
+    }
+}

@@ -30,6 +30,7 @@ pub use report::DeviceReport;
 pub(super) use report::TorchVersion;
 pub(super) use subject::Subject;
 pub(super) use torch::{Torch, TorchResult};
+pub(super) use weights::RepeatedWeights;
 
 use self::report::{CaseReport, best_ratios};
 use super::hardware::hardware;

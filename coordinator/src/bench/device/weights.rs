@@ -4,7 +4,7 @@ use asyncdiff_model::checkpoint::{StoredTensor, Weights, WeightsError};
 use asyncdiff_model::formula;
 
 /// One block of noise, again and again: the 860 million parameters of a UNet cost a copy each and no computation.
-pub(super) struct RepeatedWeights {
+pub(in crate::bench) struct RepeatedWeights {
     block: Vec<f32>,
 }
 
@@ -15,12 +15,12 @@ const BLOCK: usize = 65_521;
 const VECTOR_SPREAD: f32 = 0.17;
 
 impl RepeatedWeights {
-    pub(super) fn new() -> Self {
+    pub(in crate::bench) fn new() -> Self {
         Self { block: formula::noise("repeated", &[BLOCK], 1) }
     }
 
     /// As [`formula::weight`] scales them: hidden states keep their variance and never become denormal, which would cost time.
-    fn values(&self, name: &str, shape: &[usize]) -> Vec<f32> {
+    pub(in crate::bench) fn values(&self, name: &str, shape: &[usize]) -> Vec<f32> {
         let elements: usize = shape.iter().product();
         let mut values = Vec::with_capacity(elements);
         while values.len() < elements {

@@ -76,7 +76,7 @@ impl SimulatedModel {
     }
 
     /// Width and height of the latents.
-    fn latents_side(self) -> u32 {
+    pub(in crate::bench) fn latents_side(self) -> u32 {
         match self {
             Self::Sd21 => 96,
             Self::Sdxl => 128,

@@ -3,6 +3,8 @@
 //! half an hour of faults does.
 
 mod coordinator;
+mod device_counts;
+mod gpus;
 mod pipeline;
 mod recovery;
 mod scaling;
@@ -35,6 +37,8 @@ enum Benchmark {
     Coordinator(coordinator::CoordinatorArgs),
     /// One device, kernel by kernel, against its measured peak and, where there is a Python with it, against PyTorch
     Device(DeviceArgs),
+    /// What more GPUs of this machine bring to Stable Diffusion 2.1 and XL at their full sizes
+    Gpus(gpus::GpusArgs),
     /// What carries tensors: shared memory and QUIC, against a copy of memory and against TCP with TLS
     Links(LinksArgs),
     /// Two workers against one, against one with twice the threads and, where there is a Python with it, against PyTorch
@@ -126,6 +130,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
     let text = match args.what {
         Benchmark::Coordinator(args) => coordinator::run(args).await?,
         Benchmark::Device(args) => device(args).await?,
+        Benchmark::Gpus(args) => gpus::run(args).await?,
         Benchmark::Links(args) => links(args).await?,
         Benchmark::Pipeline(args) => pipeline::run(args).await?,
         Benchmark::Recovery(args) => recovery::run(args).await?,

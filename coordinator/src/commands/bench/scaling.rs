@@ -6,11 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
+use super::device_counts::{DeviceCounts, parse_devices};
 use crate::bench::{GuidanceWay, Network, ScalingBench, SimulatedModel};
 use crate::cli::{Failure, note};
-
-/// The most devices: each is a process.
-const DEVICES_MAX: u16 = 64;
 
 /// Devices over limited links unless others are asked for: every number within a host takes long enough.
 const LINKED_DEVICES: [u16; 3] = [2, 4, 8];
@@ -58,9 +56,6 @@ pub(super) struct ScalingArgs {
     #[arg(long)]
     json: bool,
 }
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct DeviceCounts(Vec<u16>);
 
 impl ValueEnum for SimulatedModel {
     fn value_variants<'a>() -> &'a [Self] {
@@ -115,35 +110,7 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::operator(format!("cannot write {}: {error}\n{hint}", path.display())))
 }
 
-fn parse_devices(text: &str) -> Result<DeviceCounts, String> {
-    let wrong = || format!("write it like 1-8 or 2,4,8 with numbers from 1 to {DEVICES_MAX}");
-    let number =
-        |text: &str| text.trim().parse().ok().filter(|count| (1..=DEVICES_MAX).contains(count)).ok_or_else(wrong);
-    let mut counts = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        counts.extend(number(first)?..=number(last)?);
-    }
-    counts.sort_unstable();
-    counts.dedup();
-    if counts.is_empty() { Err(wrong()) } else { Ok(DeviceCounts(counts)) }
-}
-
 fn parse_factor(text: &str) -> Result<f64, String> {
     let factor = text.parse().ok().filter(|factor: &f64| (0.1..=1000.0).contains(factor));
     factor.ok_or_else(|| "a number from 0.1 to 1000 is needed".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_are_numbers_and_ranges() {
-        let list = |text: &str| parse_devices(text).map(|counts| counts.0);
-        assert_eq!(list("1-3,8,2"), Ok(vec![1, 2, 3, 8]));
-        for text in ["", "0", "3-1", "65", "a", "1,"] {
-            assert!(list(text).is_err(), "{text:?}");
-        }
-    }
 }
