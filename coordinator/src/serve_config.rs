@@ -201,6 +201,29 @@ mod tests {
     }
 
     #[test]
+    fn every_shipped_file_has_keys_that_exist_and_says_what_it_is_for() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cluster-configs");
+        let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(files.len() >= 5, "{files:?}");
+        for file in files {
+            ServeConfig::load(Some(&file)).unwrap();
+            let text = std::fs::read_to_string(&file).unwrap();
+            let name = file.file_name().unwrap().to_str().unwrap();
+            assert!(text.starts_with("# ") && text.contains(&format!("--config cluster-configs/{name}")), "{name}");
+        }
+    }
+
+    #[test]
+    fn gpus_of_one_machine_stay_there_and_those_of_two_reach_each_other() {
+        for name in ["one-node-2gpu.toml", "one-node-4gpu-stride2.toml"] {
+            let config = shipped(name);
+            assert!(config.cluster.listen.is_loopback() && config.api_listen.ip().is_loopback(), "{name}");
+        }
+        assert_eq!(shipped("one-node-4gpu-stride2.toml").limits.side_by_side, 1);
+        assert!(!shipped("two-node-8gpu.toml").cluster.listen.is_loopback());
+    }
+
+    #[test]
     fn a_checkpoint_has_the_usual_guidance_scale() {
         assert_eq!(load("model.path = \"owner/name\"").unwrap().job_defaults().guidance_scale, 7.5);
     }
