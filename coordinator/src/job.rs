@@ -221,6 +221,9 @@ pub struct JobSummary {
     pub alone_seconds: f64,
     /// Bytes per step between ranks, headers and payload, counted by the links.
     pub bytes_per_step: f64,
+    /// Of them, what went from GPU to GPU over NCCL.
+    #[serde(default)]
+    pub nccl_bytes_per_step: f64,
     /// What the plan predicted for them.
     pub predicted_bytes_per_step: f64,
     /// How hidden states travelled after the warm-up: such as `delta8`, or by edge where edges differ.

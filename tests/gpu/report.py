@@ -178,7 +178,8 @@ def gpus(state):
             rows.append({"stage": name, "model": row["model"], "workers": row["workers"], "stride": row["stride"],
                          "components": summary["components"], "step_milliseconds": row["step_milliseconds"], "speed_up": row["speed_up"],
                          "predicted_milliseconds": summary["predicted_seconds"] / max(summary["steps"], 1) * 1e3,
-                         "bytes_per_step": summary["bytes_per_step"], "busy": summary["busy"], "memory_by_rank": memory,
+                         "bytes_per_step": summary["bytes_per_step"], "nccl_bytes_per_step": summary.get("nccl_bytes_per_step"),
+                         "busy": summary["busy"], "memory_by_rank": memory,
                          "plan": summary["plan"]})
     return rows
 
@@ -254,9 +255,10 @@ def gpus_part(report):
         return "; ".join(f"{key.removesuffix('_bytes').replace('_', ' ')}: {', '.join(size(value) for value in values)}"
                          for key, values in row["memory_by_rank"].items())
     rows = [[row["stage"], str(row["workers"]), str(row["stride"]), str(row["components"]), number(row["step_milliseconds"]),
-             number(row["speed_up"], unit="x"), number(row["predicted_milliseconds"]), size(row["bytes_per_step"]),
+             number(row["speed_up"], unit="x"), number(row["predicted_milliseconds"]), size(row["bytes_per_step"]), size(row["nccl_bytes_per_step"]),
              ", ".join(share(part) for part in row["busy"]), memory(row)] for row in report["gpus"]]
-    head = ["stage", "workers", "stride", "components", "ms per step", "speed-up", "predicted, ms", "bytes per step", "computing", "memory by rank"]
+    head = ["stage", "workers", "stride", "components", "ms per step", "speed-up", "predicted, ms", "bytes per step", "by NCCL", "computing",
+            "memory by rank"]
     return ["## Jobs of several workers", "", *table(head, rows)]
 
 

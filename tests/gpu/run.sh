@@ -54,8 +54,9 @@ do_golden_f16_2ranks() { golden_ranks golden-f16-2ranks f16 2; }
 do_golden_f32_2ranks_nccl() {
     needs_gpus 1 || return
     needs_nccl $NCCL_SHARED "two ranks on one GPU" || return
-    export NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_DEBUG=${NCCL_DEBUG:-WARN}
-    carrier=on golden_ranks golden-f32-2ranks-nccl f32 2
+    export NCCL_MULTI_RANK_GPU_ENABLE=1
+    hear_nccl
+    carrier=on golden_ranks golden-f32-2ranks-nccl f32 2 && used_nccl "$state/golden-f32-2ranks-nccl.jsonl"
 }
 
 # Two ranks on the one GPU, each with a part of the layers, with a trace.
@@ -111,8 +112,9 @@ do_gpus_sdxl_quic() { ASYNCDIFF_NCCL=off gpus sdxl gpus-sdxl-quic; }
 do_gpus_sd21_nccl() {
     needs_gpus 1 || return
     needs_nccl $NCCL_SHARED "two ranks on one GPU" || return
-    export NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_DEBUG=${NCCL_DEBUG:-WARN}
-    gpus sd21 gpus-sd21-nccl
+    export NCCL_MULTI_RANK_GPU_ENABLE=1
+    hear_nccl
+    gpus sd21 gpus-sd21-nccl && used_nccl "$state/gpus-sd21-nccl.json"
 }
 
 main

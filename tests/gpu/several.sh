@@ -11,7 +11,8 @@
 # report has of one box, of pictures of the coordinator's model (`bench gpus` has workers of its own machine only):
 #
 #   for n in 1 2 4 8; do for s in 1 2; do
-#       coordinator submit "a kitten" --max-workers $n --components $n --stride $s --trace trace-n$n-s$s.json --json -o kitten-n$n-s$s.png >n$n-s$s.json
+#       coordinator submit "a kitten" --max-workers $n --components $n --stride $s --trace trace-n$n-s$s.json --json \
+#           -o kitten-n$n-s$s.png >n$n-s$s.json
 #   done; done
 #   python3 tests/gpu/report.py --overlap trace-n*.json
 cd "$(dirname "$0")/../.." || exit
@@ -41,7 +42,7 @@ NCCL_LEAST=21304
 with_nccl() {
     needs_gpus 2 || return
     needs_nccl $NCCL_LEAST "a link between GPUs" || return
-    export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
+    hear_nccl
 }
 
 with_quic() {
@@ -49,11 +50,13 @@ with_quic() {
     export ASYNCDIFF_NCCL=off
 }
 
-do_golden_f32_nccl() { with_nccl && golden golden-f32-nccl f32; }
+golden_nccl() { with_nccl && golden "$1" "$2" && used_nccl "$state/$1.jsonl"; }
+
+do_golden_f32_nccl() { golden_nccl golden-f32-nccl f32; }
 do_golden_f32_quic() { with_quic && golden golden-f32-quic f32; }
-do_golden_bf16_nccl() { with_nccl && golden golden-bf16-nccl bf16; }
+do_golden_bf16_nccl() { golden_nccl golden-bf16-nccl bf16; }
 do_golden_bf16_quic() { with_quic && golden golden-bf16-quic bf16; }
-do_golden_f16_nccl() { with_nccl && golden golden-f16-nccl f16; }
+do_golden_f16_nccl() { golden_nccl golden-f16-nccl f16; }
 do_golden_f16_quic() { with_quic && golden golden-f16-quic f16; }
 
 # All GPUs in one process, as people start it: a coordinator, `worker join`, `submit`.
@@ -84,7 +87,8 @@ END
         --state-dir "$place/worker" --cache-limit 0 >"$place/worker.log" 2>&1 &
     joined=$!
     figures process "$programs/coordinator" submit "$CAPTION" --state-dir "$place/coordinator" --components "$gpus" \
-        --split-guidance=false --out "$state/process.png" --trace "$state/process-trace.json" --json && "$programs/check-picture" "$state/process.png" "$CAPTION"
+        --split-guidance=false --out "$state/process.png" --trace "$state/process-trace.json" --json &&
+        "$programs/check-picture" "$state/process.png" "$CAPTION"
     code=$?
     "$programs/coordinator" workers --state-dir "$place/coordinator"
     kill "$joined" "$serving"
@@ -109,7 +113,8 @@ measure() {
     # Parameters are sent for each job.
     [[ $1 == sd21 && -z $rehearsal ]] || repeats=1
     figures "$name" ours "$programs/coordinator" bench gpus --device $GPUS --models "$(model "$1")" --dtype bf16 --workers "$3" --strides 1,2 \
-        --repeats $repeats --traces "$state/traces-$name" --json
+        --repeats $repeats --traces "$state/traces-$name" --json || return
+    [[ $2 == quic ]] || used_nccl "$state/$name.json"
 }
 
 for model in sd21 sdxl; do

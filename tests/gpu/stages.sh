@@ -1,7 +1,7 @@
 # Stages that are done once, and what they need: programs, libraries, Python. Sourced by run.sh and several.sh; not a program.
 #
-# A stage NAME is a function do_NAME (with _ for -). Its exit code is its verdict: 0 passed, 75 skipped (it has said why), everything else failed. What it
-# prints is kept in STATE/NAME.log, figures in STATE/NAME.json, its verdict in STATE/NAME.verdict if it is final, else in STATE/NAME.now.
+# A stage NAME is a function do_NAME (with _ for -). Its exit code is its verdict: 0 passed, 75 skipped (it has said why), everything else failed.
+# What it prints is kept in STATE/NAME.log, figures in STATE/NAME.json, its verdict in STATE/NAME.verdict if it is final, else in STATE/NAME.now.
 set -uo pipefail
 
 # A stage that hangs is ended after this; another run begins with it again.
@@ -146,7 +146,8 @@ ours() { LD_LIBRARY_PATH=$(library_path) "$@"; }
 count_gpus() {
     local lines
     lines=$(ours "$programs/worker" devices 2>/dev/null) || { echo 0; return; }
-    if grep -q 'not usable' <<<"$lines"; then echo 0; else grep -c '^cuda:' <<<"$lines"; fi
+    # A line without a number is about all of them.
+    if grep -q '^cuda  not usable' <<<"$lines"; then echo 0; else grep '^cuda:' <<<"$lines" | grep -vc 'not usable'; fi
 }
 
 # needs_gpus N
@@ -201,6 +202,16 @@ golden() {
     return $code
 }
 
+# What NCCL says goes to files: workers that our programs start have no output of their own.
+hear_nccl() { export NCCL_DEBUG=${NCCL_DEBUG:-WARN} NCCL_DEBUG_FILE=${NCCL_DEBUG_FILE:-$state/nccl.%h.%p.log}; }
+
+# used_nccl FILE: fails if nothing in these figures went from GPU to GPU, for then what was checked is another carrier.
+used_nccl() {
+    grep -o '"nccl_bytes_per_step": *[0-9.e+-]*' "$1" | grep -q '[1-9]' && return
+    echo "nothing went over NCCL"
+    return 1
+}
+
 # figures NAME COMMAND…: what it prints is JSON.
 figures() {
     "${@:2}" >"$state/$1.part" || return
@@ -242,13 +253,14 @@ verdict_of() { cat "$state/$1.verdict" 2>/dev/null || cat "$state/$1.now" 2>/dev
 
 # report.md and report.json from what is in the folder: with all figures by report.py, else of the stages alone.
 report() {
-    local stage
+    local stage title=$commit${rehearsal:+, a rehearsal with small models on $rehearsal: no figure counts}
     for stage in "${STAGES[@]}"; do printf '%s\t%s\n' "$stage" "$(verdict_of "$stage")"; done >"$state/stages.tsv"
-    if [[ -n $python ]] && "$python" tests/gpu/report.py "$state" "$commit${rehearsal:+, a rehearsal with small models on $rehearsal: no figure counts}"; then
+    if [[ -n $python ]] && "$python" tests/gpu/report.py "$state" "$title"; then
         return
     fi
     {
-        printf '# GPU checks of commit %s\n\nThere is no Python: figures are in the JSON files beside this one.\n\n| stage | verdict |\n|---|---|\n' "$commit"
+        printf '# GPU checks of commit %s\n\nThere is no Python: figures are in the JSON files beside this one.\n\n' "$title"
+        printf '| stage | verdict |\n|---|---|\n'
         sed 's/\t/ | /; s/^/| /; s/$/ |/' "$state/stages.tsv"
     } >"$state/report.md"
     {

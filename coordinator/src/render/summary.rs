@@ -34,7 +34,11 @@ pub fn run_report(summary: &JobSummary, alone: &Alone) -> String {
     table.add_row(["one worker alone".to_owned(), one]);
     let speed_up = alone_seconds / summary.denoise_seconds.max(f64::MIN_POSITIVE);
     table.add_row(["speed-up".to_owned(), format!("{speed_up:.2}x")]);
-    let bytes = format!("{} ({})", format_bytes(summary.bytes_per_step), summary.encoding);
+    let by_nccl = match summary.nccl_bytes_per_step {
+        0.0 => String::new(),
+        bytes => format!(", of which {} from GPU to GPU", format_bytes(bytes)),
+    };
+    let bytes = format!("{} ({}){by_nccl}", format_bytes(summary.bytes_per_step), summary.encoding);
     table.add_row(["bytes per step between workers".to_owned(), bytes]);
     for (worker, busy) in summary.workers.iter().zip(&summary.busy) {
         table.add_row([format!("computing at {worker}"), format!("{:.0} % of the denoising time", 100.0 * busy)]);
@@ -89,6 +93,7 @@ mod tests {
             predicted_seconds: 1.6,
             alone_seconds: 3.0,
             bytes_per_step: 65536.0,
+            nccl_bytes_per_step: 32768.0,
             predicted_bytes_per_step: 65000.0,
             encoding: "delta8".into(),
             busy: vec![0.95, 0.875],
@@ -111,7 +116,7 @@ mod tests {
             "3.00 s",
             "60.0 ms",
             "1.50x",
-            "64.0 KiB",
+            "64.0 KiB (delta8), of which 32.0 KiB from GPU to GPU",
             "88 % of the denoising time",
             "64.0 MiB, of which 1.00 MiB",
             "128 MiB",

@@ -67,7 +67,7 @@ async fn verify_runs(
 ) -> Result<(), GoldenError> {
     let mut all = |verdict: Verdict| {
         for name in family.run_names() {
-            on_line(Line { name, verdict: verdict.clone(), digest: None });
+            on_line(Line::new(name, verdict.clone()));
         }
     };
     if let Some(reason) = family.unsupported() {
@@ -85,13 +85,13 @@ async fn verify_runs(
     };
     for (name, case) in cases {
         on_line(match case {
-            Err(reason) => Line { name, verdict: Verdict::Broken { reason }, digest: None },
+            Err(reason) => Line::new(name, Verdict::Broken { reason }),
             Ok(case) => match runner.run(&case).await {
-                Ok(made) => {
+                Ok((made, nccl_bytes_per_step)) => {
                     let verdict = family.verdict(&case, &made.latents, &made.last_prediction);
-                    Line { name, verdict, digest: Some(digest(&made)) }
+                    Line { nccl_bytes_per_step, digest: Some(digest(&made)), ..Line::new(name, verdict) }
                 }
-                Err(error) => Line { name, verdict: Verdict::Broken { reason: one_line(&error) }, digest: None },
+                Err(error) => Line::new(name, Verdict::Broken { reason: one_line(&error) }),
             },
         });
     }

@@ -72,7 +72,7 @@ pub(super) fn verify(path: &Path, device: DeviceChoice, on_line: &mut dyn FnMut(
             }
             Err(error) => Verdict::Broken { reason: error.to_string().replace('\n', "; ") },
         };
-        on_line(Line { name: format!("{}/{name}", folder.name()), verdict, digest: None });
+        on_line(Line::new(format!("{}/{name}", folder.name()), verdict));
     }
     Ok(())
 }

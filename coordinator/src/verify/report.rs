@@ -12,6 +12,9 @@ pub struct Line {
     /// BLAKE3 of the final latents and the last noise prediction of a run: equal bits have equal digests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// Bytes per step that went from GPU to GPU over NCCL, of a run of which some did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nccl_bytes_per_step: Option<f64>,
 }
 
 /// Whether a result agrees with the golden data.
@@ -44,6 +47,13 @@ pub enum Verdict {
         /// What was found, and what is supported.
         reason: String,
     },
+}
+
+impl Line {
+    /// Of what has no bits to show.
+    pub(super) fn new(name: String, verdict: Verdict) -> Self {
+        Self { name, verdict, digest: None, nccl_bytes_per_step: None }
+    }
 }
 
 impl Verdict {

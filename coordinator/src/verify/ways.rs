@@ -79,13 +79,13 @@ impl Runner {
         }
     }
 
-    /// Makes a run.
-    pub(super) async fn run(&self, case: &Case) -> anyhow::Result<Denoised> {
+    /// Makes a run; tells also how many bytes per step went over NCCL, if any did.
+    pub(super) async fn run(&self, case: &Case) -> anyhow::Result<(Denoised, Option<f64>)> {
         match self {
             Self::InProcess(store) => {
                 let (store, spec, slots) = (Arc::clone(store), case.spec.clone(), case.slots);
                 let computing = tokio::task::spawn_blocking(move || run_in_process(&store, spec, slots));
-                Ok(computing.await??)
+                Ok((computing.await??, None))
             }
             Self::Processes(local) => submit(local.cluster(), case).await,
             Self::Simulated { cluster, .. } => submit(cluster, case).await,
@@ -107,7 +107,7 @@ impl Runner {
     }
 }
 
-async fn submit(cluster: &Cluster, case: &Case) -> anyhow::Result<Denoised> {
+async fn submit(cluster: &Cluster, case: &Case) -> anyhow::Result<(Denoised, Option<f64>)> {
     let job = cluster.submit(case.spec.clone()).await?;
     let id = job.id;
     let record = job.ended().await?;
@@ -115,5 +115,7 @@ async fn submit(cluster: &Cluster, case: &Case) -> anyhow::Result<Denoised> {
         bail!("{}; {}", error.message, error.hint);
     }
     let outcome = cluster.outcome(id).await?.context("the job ended without an outcome")?;
-    Ok(Denoised { latents: outcome.latents.1.clone(), last_prediction: outcome.last_prediction.clone() })
+    let denoised = Denoised { latents: outcome.latents.1.clone(), last_prediction: outcome.last_prediction.clone() };
+    let by_nccl = record.summary.map(|summary| summary.nccl_bytes_per_step).filter(|&bytes| bytes > 0.0);
+    Ok((denoised, by_nccl))
 }

@@ -21,6 +21,7 @@ pub(super) fn summarize(
     // Ranks report on the newest plan, so that what is per step is per step of that.
     let planned_steps = f64::from(schedule.remaining_steps().max(1));
     let sent: u64 = reports.iter().map(|report| report.hidden_state_bytes_sent).sum();
+    let by_nccl: u64 = reports.iter().map(|report| report.nccl_bytes_sent).sum();
     JobSummary {
         plan: choice.reason.clone(),
         workers,
@@ -33,6 +34,7 @@ pub(super) fn summarize(
         predicted_seconds: choice.prediction.seconds,
         alone_seconds: alone_seconds(choice, reports, recorded),
         bytes_per_step: sent as f64 / planned_steps,
+        nccl_bytes_per_step: by_nccl as f64 / planned_steps,
         predicted_bytes_per_step: choice.prediction.bytes_per_step,
         encoding: encoding(&choice.prediction.edges),
         busy: reports.iter().map(|report| report.busy_seconds / recorded.plan_seconds).collect(),

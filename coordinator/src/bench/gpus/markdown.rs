@@ -10,9 +10,9 @@ impl GpusReport {
     pub fn markdown(&self) -> String {
         let mut text =
             format!("{} workers on {}, {} steps, version {}\n\n", self.device, self.hardware, self.steps, self.version);
-        text += "| model | workers | stride | components | ms per step | speed-up | predicted, ms | bytes per step | computing | parameters by rank | \
+        text += "| model | workers | stride | components | ms per step | speed-up | predicted, ms | bytes per step | by NCCL | computing | parameters by rank | \
                  memory of processes |\n";
-        text += "|---|--:|--:|--:|--:|--:|--:|--:|---|---|---|\n";
+        text += "|---|--:|--:|--:|--:|--:|--:|--:|--:|---|---|---|\n";
         for row in &self.rows {
             text += &line(row);
         }
@@ -29,7 +29,7 @@ fn line(row: &GpusRow) -> String {
         all.join(", ")
     };
     format!(
-        "| {} | {} | {} | {} | {:.2} | {:.2}x | {predicted:.2} | {} | {} | {} | {} |\n",
+        "| {} | {} | {} | {} | {:.2} | {:.2}x | {predicted:.2} | {} | {} | {} | {} | {} |\n",
         row.model.name(),
         row.workers,
         row.stride,
@@ -37,6 +37,7 @@ fn line(row: &GpusRow) -> String {
         row.step_milliseconds,
         row.speed_up,
         format_bytes(summary.bytes_per_step),
+        format_bytes(summary.nccl_bytes_per_step),
         busy.join(", "),
         bytes(&summary.resident_bytes),
         bytes(&summary.peak_memory_bytes),
