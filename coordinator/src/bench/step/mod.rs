@@ -7,7 +7,7 @@ mod report;
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use asyncdiff_model::kernels::{DeviceChoice, Format, Kernels};
 
 pub use model::StepModel;
@@ -49,6 +49,8 @@ impl StepBench {
     pub fn run(&self, on_progress: &(dyn Fn(&str) + Sync)) -> anyhow::Result<StepReport> {
         let kernels = Kernels::for_choice(self.device)?;
         let formats = if self.formats.is_empty() { vec![kernels.fastest_format()] } else { self.formats.clone() };
+        // A CPU would take f32 for it, and the figure would have the wrong name.
+        ensure!(kernels.gpu().is_some() || !formats.contains(&Format::F16), "f16 is for GPUs");
         let mut cases = Vec::new();
         for &model in &self.models {
             for &format in &formats {
@@ -127,6 +129,13 @@ fn free_bytes(kernels: &Kernels) -> anyhow::Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_cpus_figure_is_called_f16() {
+        let (models, formats) = (vec![StepModel::Tiny], vec![Format::F16]);
+        let bench = StepBench { device: DeviceChoice::Cpu, models, formats, runs: 1, time: Duration::ZERO };
+        assert!(bench.run(&|_| ()).unwrap_err().to_string().contains("f16 is for GPUs"));
+    }
 
     #[test]
     fn a_small_step_is_timed_as_a_whole_and_by_kinds_of_layers() {

@@ -183,10 +183,15 @@ async fn saving(args: SavingArgs) -> Result<String, Failure> {
     if args.json { serde_json::to_string_pretty(&report).map_err(Failure::operator) } else { Ok(report.markdown()) }
 }
 
+/// What CPUs compute in.
 fn parse_format(text: &str) -> Result<Format, String> {
-    let known = [Format::F32, Format::Bf16];
-    let found = known.into_iter().find(|format| format.name() == text);
-    found.ok_or_else(|| format!("known are {}", known.map(Format::name).join(" and ")))
+    format_among(&[Format::F32, Format::Bf16], text)
+}
+
+fn format_among(known: &[Format], text: &str) -> Result<Format, String> {
+    let found = known.iter().copied().find(|format| format.name() == text);
+    let names = || known.iter().map(|format| format.name()).collect::<Vec<_>>().join(" and ");
+    found.ok_or_else(|| format!("known are {}", names()))
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
