@@ -56,7 +56,7 @@ do_golden_f32_2ranks_nccl() {
     needs_nccl $NCCL_SHARED "two ranks on one GPU" || return
     export NCCL_MULTI_RANK_GPU_ENABLE=1
     hear_nccl
-    carrier=on golden_ranks golden-f32-2ranks-nccl f32 2 && used_nccl "$state/golden-f32-2ranks-nccl.jsonl"
+    carrier=on golden_ranks golden-f32-2ranks-nccl f32 2 && used_nccl golden-f32-2ranks-nccl
 }
 
 # Two ranks on the one GPU, each with a part of the layers, with a trace.
@@ -69,7 +69,7 @@ do_picture() {
 
 # step MODEL TYPE NAME
 step() {
-    needs_gpus 1 || return
+    needs_gpus 1 && takes_type "$2" || return
     figures "$3" ours "$programs/coordinator" bench step --device $GPU --models "$(model "$1")" --dtype "$2" --seconds "$STEP_SECONDS" --json
 }
 
@@ -114,7 +114,7 @@ do_gpus_sd21_nccl() {
     needs_nccl $NCCL_SHARED "two ranks on one GPU" || return
     export NCCL_MULTI_RANK_GPU_ENABLE=1
     hear_nccl
-    gpus sd21 gpus-sd21-nccl && used_nccl "$state/gpus-sd21-nccl.json"
+    gpus sd21 gpus-sd21-nccl && used_nccl gpus-sd21-nccl
 }
 
 main

@@ -50,7 +50,7 @@ with_quic() {
     export ASYNCDIFF_NCCL=off
 }
 
-golden_nccl() { with_nccl && golden "$1" "$2" && used_nccl "$state/$1.jsonl"; }
+golden_nccl() { with_nccl && golden "$1" "$2" && used_nccl "$1"; }
 
 do_golden_f32_nccl() { golden_nccl golden-f32-nccl f32; }
 do_golden_f32_quic() { with_quic && golden golden-f32-quic f32; }
@@ -114,7 +114,7 @@ measure() {
     [[ $1 == sd21 && -z $rehearsal ]] || repeats=1
     figures "$name" ours "$programs/coordinator" bench gpus --device $GPUS --models "$(model "$1")" --dtype bf16 --workers "$3" --strides 1,2 \
         --repeats $repeats --traces "$state/traces-$name" --json || return
-    [[ $2 == quic ]] || used_nccl "$state/$name.json"
+    [[ $2 == quic ]] || used_nccl "$name"
 }
 
 for model in sd21 sdxl; do

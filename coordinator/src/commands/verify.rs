@@ -7,7 +7,7 @@ use asyncdiff_common::wire::ComputeType;
 use asyncdiff_model::kernels::DeviceSet;
 use clap::{Args, ValueEnum};
 
-use crate::cli::{Failure, print_line};
+use crate::cli::{Failure, note, print_line};
 use crate::verify::{Line, Making, Way, verify};
 
 /// Arguments of `verify`.
@@ -55,7 +55,7 @@ enum Compute {
 
 /// Prints a line for each run and part; the exit code says whether all agree.
 pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
-    let (mut passed, mut failed) = (0, 0);
+    let (mut passed, mut failed, mut by_nccl) = (0, 0, 0);
     let json = args.json;
     let mut unwritten = None;
     let mut on_line = |line: Line| {
@@ -64,6 +64,7 @@ pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
         } else {
             failed += 1;
         }
+        by_nccl += usize::from(line.nccl_bytes_per_step.is_some());
         let text = match serde_json::to_string(&line) {
             Ok(text) if json => text,
             _ => line.to_string(),
@@ -81,6 +82,9 @@ pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
     verify(&args.folder, making, &args.only, &mut on_line).await.map_err(Failure::operator)?;
     if let Some(failure) = unwritten {
         return Err(failure);
+    }
+    if by_nccl > 0 {
+        note(&format!("hidden states of {by_nccl} went from GPU to GPU over NCCL"));
     }
     if passed + failed < args.only.len() {
         return Err(Failure::operator(format!(

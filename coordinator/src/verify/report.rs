@@ -12,8 +12,8 @@ pub struct Line {
     /// BLAKE3 of the final latents and the last noise prediction of a run: equal bits have equal digests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// Bytes per step that went from GPU to GPU over NCCL, of a run of which some did.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Bytes per step that went from GPU to GPU over NCCL, of a run of which some did. Not written: lines are compared between carriers.
+    #[serde(skip)]
     pub nccl_bytes_per_step: Option<f64>,
 }
 
