@@ -13,7 +13,8 @@ profile=${ASYNCDIFF_PROFILE:-release}
 built=${CARGO_TARGET_DIR:-target}/$([[ $profile == dev ]] && echo debug || echo "$profile")
 LIMIT_BYTES=$((64 << 20))
 
-# Each by itself: built together they would share their features, and so have the demo model. With one feature in common, so that little is built twice.
+# Each by itself: built together they would share their features, and so have the demo model. With one feature in common, so that little is
+# built twice.
 cargo build --profile "$profile" -p asyncdiff-tests --bin check-picture --features asyncdiff-coordinator/cuda
 cargo build --profile "$profile" -p asyncdiff-coordinator --bin coordinator --no-default-features --features cuda
 cargo build --profile "$profile" -p asyncdiff-worker --bin worker --features cuda

@@ -16,9 +16,10 @@ cd "$(dirname "$0")/../.." || exit
 source tests/gpu/stages.sh
 begin tests/gpu/run.sh "$@"
 
-STAGES=(build devices parity
+STAGES=(build devices parity parity-no-cudnn
     golden-f32-1rank golden-f32-2ranks golden-f32-2ranks-nccl golden-bf16-1rank golden-bf16-2ranks golden-f16-1rank golden-f16-2ranks
-    picture step-sd21 step-sdxl step-sd21-no-graphs step-sdxl-no-graphs step-sd21-f16 step-sdxl-f16
+    golden-bf16-1rank-no-cudnn picture
+    step-sd21 step-sdxl step-sd21-no-graphs step-sdxl-no-graphs step-sd21-no-cudnn step-sdxl-no-cudnn step-sd21-f16 step-sdxl-f16
     torch-check torch-sd21 torch-sdxl torch-sd21-compile torch-sdxl-compile torch-sd21-max-autotune torch-sdxl-max-autotune
     gpus-sd21-quic gpus-sdxl-quic gpus-sd21-nccl)
 
@@ -38,6 +39,8 @@ do_parity() {
     ours "$tests" cuda::executor --nocapture
 }
 
+do_parity_no_cudnn() { ASYNCDIFF_CUDNN=off do_parity; }
+
 # golden_ranks NAME TYPE RANKS
 golden_ranks() {
     needs_gpus 1 || return
@@ -47,6 +50,7 @@ golden_ranks() {
 do_golden_f32_1rank() { golden_ranks golden-f32-1rank f32 1; }
 do_golden_f32_2ranks() { golden_ranks golden-f32-2ranks f32 2; }
 do_golden_bf16_1rank() { golden_ranks golden-bf16-1rank bf16 1; }
+do_golden_bf16_1rank_no_cudnn() { ASYNCDIFF_CUDNN=off golden_ranks golden-bf16-1rank-no-cudnn bf16 1; }
 do_golden_bf16_2ranks() { golden_ranks golden-bf16-2ranks bf16 2; }
 do_golden_f16_1rank() { golden_ranks golden-f16-1rank f16 1; }
 do_golden_f16_2ranks() { golden_ranks golden-f16-2ranks f16 2; }
@@ -77,6 +81,8 @@ do_step_sd21() { step sd21 bf16 step-sd21; }
 do_step_sdxl() { step sdxl bf16 step-sdxl; }
 do_step_sd21_no_graphs() { ASYNCDIFF_CUDA_GRAPHS=off step sd21 bf16 step-sd21-no-graphs; }
 do_step_sdxl_no_graphs() { ASYNCDIFF_CUDA_GRAPHS=off step sdxl bf16 step-sdxl-no-graphs; }
+do_step_sd21_no_cudnn() { ASYNCDIFF_CUDNN=off step sd21 bf16 step-sd21-no-cudnn; }
+do_step_sdxl_no_cudnn() { ASYNCDIFF_CUDNN=off step sdxl bf16 step-sdxl-no-cudnn; }
 do_step_sd21_f16() { step sd21 f16 step-sd21-f16; }
 do_step_sdxl_f16() { step sdxl f16 step-sdxl-f16; }
 
