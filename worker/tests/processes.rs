@@ -52,7 +52,8 @@ impl Cluster {
 
     fn worker(&self, name: &str, line: Option<&str>) -> Child {
         let mut command = worker(&self.state.path().join(name));
-        command.args(["--name", name]);
+        // Also where there are GPUs, whose bits are their own.
+        command.args(["--name", name, "--device", "cpu"]);
         if let Some(line) = line {
             command.env("ASYNCDIFF_JOIN_LINE", line);
         }
