@@ -31,7 +31,7 @@ use std::time::Duration;
 use asyncdiff_plan::{Epoch, JobId, LayerId, Rank, RankPlan, StepIndex};
 use serde::{Deserialize, Serialize};
 
-use super::{ComputeType, FailedPeer, RankReport, TensorHeader, WantedWeight, WeightEntry, WorkerFailure};
+use super::{ComputeType, DeviceInfo, FailedPeer, RankReport, TensorHeader, WantedWeight, WeightEntry, WorkerFailure};
 
 /// Coordinator to worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -149,34 +149,6 @@ pub struct Hello {
     pub endpoint: Endpoint,
     /// Its process id; lets a coordinator that started it relate the two.
     pub process_id: u32,
-}
-
-/// A device of a worker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceInfo {
-    /// `cpu` or `cuda`.
-    pub kind: String,
-    /// Such as `NVIDIA RTX A5000`; empty for a CPU.
-    pub name: String,
-    /// Threads that compute.
-    pub threads: u32,
-    /// Memory that the worker may use, in bytes.
-    pub memory_bytes: u64,
-    /// What it computes fastest in.
-    pub fastest: ComputeType,
-}
-
-impl DeviceInfo {
-    /// What [`DeviceInfo::kind`] says of a GPU.
-    pub const GPU: &str = "cuda";
-
-    /// Whether it is as fast in a type as it is in any.
-    #[must_use]
-    pub fn is_fast_in(&self, compute: ComputeType) -> bool {
-        // A GPU with units for bf16 has them for f16.
-        let is_f16 = compute == ComputeType::F16 && self.kind == Self::GPU && self.fastest == ComputeType::Bf16;
-        self.fastest == compute || is_f16
-    }
 }
 
 /// Where a process is reached.

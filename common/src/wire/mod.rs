@@ -15,15 +15,17 @@
 //!   it computes with; a denoiser may be computed in f16; a report says what was taken of a GPU's memory.
 
 mod control;
+mod device;
 mod failure;
 mod report;
 mod tensor;
 mod weights;
 
 pub use control::{
-    Assignment, DenoiserSpec, DeviceInfo, Endpoint, Hello, LayerCost, LinkMeasurement, PROBE_LIMIT_BYTES, PartSpec,
-    Peer, ToCoordinator, ToPeer, ToWorker, Tracing, WorkerReply, WorkerRequest,
+    Assignment, DenoiserSpec, Endpoint, Hello, LayerCost, LinkMeasurement, PROBE_LIMIT_BYTES, PartSpec, Peer,
+    ToCoordinator, ToPeer, ToWorker, Tracing, WorkerReply, WorkerRequest,
 };
+pub use device::DeviceInfo;
 pub use failure::WorkerFailure;
 pub use report::{RankReport, TraceEvent, TraceKind};
 pub use tensor::{ComputeType, DType, MAX_AXES, TENSOR_LIMIT_BYTES, TensorHeader, TensorName, TensorPart, byte_count};
