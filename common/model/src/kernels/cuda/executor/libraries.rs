@@ -19,7 +19,7 @@ pub(super) fn slower_without() -> Vec<CudaLibrary> {
 /// Whether the driver records what a stream is given: the bindings panic where it lacks a function.
 pub(super) fn can_record() -> bool {
     /// What functions are looked up as; nobody calls them by it.
-    type Function = unsafe extern "C" fn();
+    type Function = extern "C" fn();
     let has = |name: &[u8]| {
         // SAFETY: callers have asked whether the library is there; the function is looked up and not called.
         unsafe { cudarc::driver::sys::culib().get::<Function>(name) }.is_ok()

@@ -25,6 +25,7 @@ pub(super) type Handle = *mut c_void;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Functions {
     pub(super) version: usize,
+    // SAFETY: of all of these: whoever calls one keeps to what the library's header says of it.
     pub(super) create: unsafe extern "C" fn(c_int, *mut *mut c_void) -> Status,
     pub(super) destroy: unsafe extern "C" fn(*mut c_void) -> Status,
     pub(super) finalize: unsafe extern "C" fn(*mut c_void) -> Status,
