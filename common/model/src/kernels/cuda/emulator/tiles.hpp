@@ -104,6 +104,8 @@ static void copy_begin(Element* target, const Element* source, bool is_there) {
     }
 }
 
+static inline float power_of_two(float exponent) { return exp2f(exponent); }
+
 static inline void copies_are_a_group() {}
 
 template <int PENDING>

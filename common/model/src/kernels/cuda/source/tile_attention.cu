@@ -88,37 +88,30 @@ DEVICE void add_tile_values(const float (&weights)[KEYS_OF_TILE / 8][4], const E
     }
 }
 
-// The state of a running softmax of a lane's two rows, in powers of two: `scale` has the factor from those of e.
+// The state of a running softmax of a lane's two rows. Weights are powers of two: `scale` has the factor from those of e, and is applied in the
+// same instruction that takes the largest score off.
 struct RunningSoftmax {
     float scale;
     float largest[2], totals[2];
 
-    // From scores to weights. Keys from `visible[row]` on are none of the row's.
+    // From scores to weights.
     template <int TILES, int SUM_TILES>
-    DEVICE void weigh(float (&scores)[TILES][4], int first_key, const int (&visible)[2], float (&sums)[SUM_TILES][4]) {
-        const int column = threadIdx.x % 4 * 2;
+    DEVICE void weigh(float (&scores)[TILES][4], float (&sums)[SUM_TILES][4]) {
 #pragma unroll
         for (int row = 0; row < 2; row++) {
             float larger = largest[row];
 #pragma unroll
-            for (int tile = 0; tile < TILES; tile++) {
-#pragma unroll
-                for (int index = 2 * row; index < 2 * row + 2; index++) {
-                    const bool is_visible = first_key + tile * 8 + column + index % 2 < visible[row];
-                    scores[tile][index] = is_visible ? scores[tile][index] * scale : __uint_as_float(0xff800000u);
-                    larger = fmaxf(larger, scores[tile][index]);
-                }
-            }
+            for (int tile = 0; tile < TILES; tile++) larger = fmaxf(larger, fmaxf(scores[tile][2 * row], scores[tile][2 * row + 1]));
             // The first tile has a visible key for every query, so this is a number from then on.
             larger = quad_max(larger);
-            const float correction = exp2f(largest[row] - larger);
+            const float correction = power_of_two((largest[row] - larger) * scale), taken_off = larger * scale;
             largest[row] = larger;
             totals[row] *= correction;
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++) {
 #pragma unroll
                 for (int index = 2 * row; index < 2 * row + 2; index++) {
-                    scores[tile][index] = exp2f(scores[tile][index] - larger);
+                    scores[tile][index] = power_of_two(scores[tile][index] * scale - taken_off);
                     totals[row] += scores[tile][index];
                 }
             }
@@ -130,6 +123,19 @@ struct RunningSoftmax {
         }
     }
 };
+
+// Keys from `visible[row]` on are none of the row's.
+template <int TILES>
+DEVICE void hide_keys(float (&scores)[TILES][4], int first_key, const int (&visible)[2]) {
+    const int first = first_key + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++) {
+#pragma unroll
+        for (int index = 0; index < 4; index++) {
+            if (first + tile * 8 + index % 2 >= visible[index / 2]) scores[tile][index] = __uint_as_float(0xff800000u);
+        }
+    }
+}
 
 // One head's attention. WIDTH: its channels, rounded up.
 template <int WIDTH, int KEYS_OF_TILE>
@@ -172,7 +178,9 @@ DEVICE void attend_by_tiles(const Tokens& query, const Tokens& key, const Tokens
         __syncthreads();
         float scores[KEYS_OF_TILE / 8][4];
         multiply_keys<WIDTH, KEYS_OF_TILE>(queries, of_stage, scores);
-        softmax.weigh(scores, first_key, visible, sums);
+        // The second row sees no less than the first.
+        if (first_key + KEYS_OF_TILE > visible[0]) hide_keys(scores, first_key, visible);
+        softmax.weigh(scores, sums);
         add_tile_values<WIDTH, KEYS_OF_TILE>(scores, of_stage + TILE, sums);
         // The stage is copied to in the next round.
         __syncthreads();

@@ -61,6 +61,13 @@ DEVICE unsigned pair_of(float first, float second) {
     asm("cvt.rn." TILE_ELEMENT "x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
     return pair;
 }
+
+// With an error of 2^-22, less than the elements' by far; zero for minus infinity.
+DEVICE float power_of_two(float exponent) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(exponent));
+    return power;
+}
 #else
 // Lowering asks for none of this on older GPUs.
 DEVICE void multiply_tiles(float (&)[4], const unsigned (&)[4], unsigned, unsigned) {}
@@ -71,6 +78,7 @@ DEVICE void copies_are_a_group() {}
 template <int PENDING>
 DEVICE void wait_for_copies() {}
 DEVICE unsigned pair_of(float, float) { return 0; }
+DEVICE float power_of_two(float) { return 0.0f; }
 #endif
 #endif
 
