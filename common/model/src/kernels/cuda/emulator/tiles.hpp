@@ -66,20 +66,47 @@ static void load_lines(const unsigned short* line, bool turned, unsigned (&tiles
     }
 }
 
+// What a warp's lanes have multiplied, and when.
+struct Products {
+    uint64_t made_at;
+    float products[16][8];
+};
+
+// Of all lanes' words, the whole product.
+static void multiply(const Exchange<Factors>& factors, float (&products)[16][8]) {
+    float left[16][16], right[16][8];
+    for (unsigned lane = 0; lane < WARP_THREADS; lane++) {
+        const Factors of_lane = factors.of(lane);
+        for (unsigned word = 0; word < 4; word++) {
+            for (unsigned half = 0; half < 2; half++) {
+                const unsigned term = lane % 4 * 2 + half, shift = half * 16;
+                left[lane / 4 + word % 2 * 8][term + word / 2 * 8] = float_of_element(of_lane.left[word] >> shift);
+                if (word < 2) right[term + word * 8][lane / 4] = float_of_element(of_lane.right[word] >> shift);
+            }
+        }
+    }
+    for (unsigned row = 0; row < 16; row++) {
+        float sums[8] = {};
+        for (unsigned term = 0; term < 16; term++) {
+            for (unsigned column = 0; column < 8; column++) sums[column] += left[row][term] * right[term][column];
+        }
+        memcpy(products[row], sums, sizeof(sums));
+    }
+}
+
 }  // namespace emulator
 
 static inline void multiply_tiles(float (&sums)[4], const unsigned (&left)[4], unsigned right_0, unsigned right_1) {
     const emulator::Exchange<emulator::Factors> factors({{left[0], left[1], left[2], left[3]}, {right_0, right_1}});
-    const unsigned lane = threadIdx.x % emulator::WARP_THREADS;
-    for (unsigned index = 0; index < 4; index++) {
-        const unsigned row = lane / 4 + index / 2 * 8, column = lane % 4 * 2 + index % 2;
-        for (unsigned term = 0; term < 16; term++) {
-            const unsigned part = term % 8 / 2, shift = term % 2 * 16, is_upper = term / 8;
-            const unsigned of_left = factors.of(row % 8 * 4 + part).left[row / 8 + 2 * is_upper];
-            const unsigned of_right = factors.of(column * 4 + part).right[is_upper];
-            sums[index] += emulator::float_of_element(of_left >> shift) * emulator::float_of_element(of_right >> shift);
-        }
+    static thread_local std::unique_ptr<emulator::Products> of_thread;
+    if (!of_thread) of_thread.reset(new emulator::Products());
+    // The lane that goes on first multiplies for all.
+    if (of_thread->made_at != emulator::state->meetings) {
+        of_thread->made_at = emulator::state->meetings;
+        emulator::multiply(factors, of_thread->products);
     }
+    const unsigned lane = threadIdx.x % emulator::WARP_THREADS;
+    for (unsigned index = 0; index < 4; index++) sums[index] += of_thread->products[lane / 4 + index / 2 * 8][lane % 4 * 2 + index % 2];
 }
 
 template <typename Element>
