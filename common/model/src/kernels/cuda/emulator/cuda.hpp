@@ -259,6 +259,17 @@ static bool is_kind(char kind) {
     return std::is_same<Parameter, float>::value && kind == 'f';
 }
 
+// One for all kernels: what counts meetings must not begin anew with another kernel.
+static State* state_of_thread() {
+    static thread_local std::unique_ptr<State> of_thread;
+    if (!of_thread) {
+        of_thread.reset(new State());
+        of_thread->fibers.resize(BLOCK_THREADS);
+        of_thread->stacks.reset(new unsigned char[BLOCK_THREADS * STACK_BYTES]);
+    }
+    return of_thread.get();
+}
+
 // What went wrong, or null. The arguments are the kernel's parameters.
 template <typename... Parameters, size_t... Indices>
 static const char* run_part(void (*kernel)(Parameters...), const Launch* launch, void** arguments, Blocks blocks,
@@ -267,9 +278,7 @@ static const char* run_part(void (*kernel)(Parameters...), const Launch* launch,
         void (*kernel)(Parameters...);
         void** arguments;
     } call = {kernel, arguments};
-    static thread_local std::unique_ptr<State> of_thread;
-    if (!of_thread) of_thread.reset(new State());
-    state = of_thread.get();
+    state = state_of_thread();
     state->kernel = [](void* pointer) {
         const Call* call = static_cast<const Call*>(pointer);
         call->kernel(*static_cast<Parameters*>(call->arguments[Indices])...);
@@ -277,10 +286,6 @@ static const char* run_part(void (*kernel)(Parameters...), const Launch* launch,
     state->arguments = &call;
     state->launch = launch;
     state->error[0] = 0;
-    if (state->fibers.empty()) {
-        state->fibers.resize(BLOCK_THREADS);
-        state->stacks.reset(new unsigned char[BLOCK_THREADS * STACK_BYTES]);
-    }
     const size_t shared_floats = launch->shared_bytes / sizeof(float);
     std::vector<float4> shared((shared_floats + SHARED_GUARD) / 4 + 1);
     memset(shared.data(), 0xff, shared.size() * sizeof(float4));
