@@ -3,8 +3,8 @@
 #
 #   tests/gpu/pack.sh [FOLDER]     [default: target/gpu-programs]; then, there: ASYNCDIFF_BINARIES=FOLDER tests/gpu/run.sh
 #
-# The folder gets programs.tar.xz (coordinator and worker with the feature `cuda`, without the embedded demo model, which the tree has; check-picture;
-# the tests of the crate asyncdiff-model) and COMMIT. With the tree (git archive) it must be less than 64 MiB. Nothing of CUDA's is needed; the
+# The folder gets programs.tar.xz (coordinator and worker with the feature `cuda`, without the embedded demo model, which the tree has; the tests of
+# the crate asyncdiff-model) and COMMIT. With the tree (git archive) it must be less than 64 MiB. Nothing of CUDA's is needed; the
 # programs run where the C library is no older than the one that is named at the end.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -13,18 +13,16 @@ profile=${ASYNCDIFF_PROFILE:-release}
 built=${CARGO_TARGET_DIR:-target}/$([[ $profile == dev ]] && echo debug || echo "$profile")
 LIMIT_BYTES=$((64 << 20))
 
-# Each by itself: built together they would share their features, and so have the demo model. With one feature in common, so that little is
-# built twice.
-cargo build --profile "$profile" -p asyncdiff-tests --bin check-picture --features asyncdiff-coordinator/cuda
-cargo build --profile "$profile" -p asyncdiff-coordinator --bin coordinator --no-default-features --features cuda
-cargo build --profile "$profile" -p asyncdiff-worker --bin worker --features cuda
+# Without the tests' own programs, which have the demo model.
+cargo build --profile "$profile" -p asyncdiff-coordinator -p asyncdiff-worker --bin coordinator --bin worker --no-default-features \
+    --features asyncdiff-coordinator/cuda,asyncdiff-worker/cuda
 tests=$(cargo test --profile "$profile" -p asyncdiff-model --features cuda --lib --no-run --message-format=json |
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)
 
 mkdir -p "$out"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-for program in coordinator worker check-picture; do strip -o "$folder/$program" "$built/$program"; done
+for program in coordinator worker; do strip -o "$folder/$program" "$built/$program"; done
 strip -o "$folder/model-tests" "$tests"
 tar -C "$folder" -c . | xz -T0 -6 >"$out/programs.tar.xz.part"
 mv "$out/programs.tar.xz.part" "$out/programs.tar.xz"

@@ -68,7 +68,7 @@ do_picture() {
     needs_gpus 1 || return
     figures picture ours "$programs/coordinator" run "$CAPTION" --device $GPU --workers 2 --components 2 --split-guidance=false \
         --out "$state/picture.png" --trace "$state/picture-trace.json" --json || return
-    "$programs/check-picture" "$state/picture.png" "$CAPTION"
+    looks_right "$state/picture.png"
 }
 
 # step MODEL TYPE NAME

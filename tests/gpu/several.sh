@@ -88,7 +88,7 @@ END
     joined=$!
     figures process "$programs/coordinator" submit "$CAPTION" --state-dir "$place/coordinator" --components "$gpus" \
         --split-guidance=false --out "$state/process.png" --trace "$state/process-trace.json" --json &&
-        "$programs/check-picture" "$state/process.png" "$CAPTION"
+        looks_right "$state/process.png"
     code=$?
     "$programs/coordinator" workers --state-dir "$place/coordinator"
     kill "$joined" "$serving"
@@ -102,7 +102,7 @@ do_picture() {
     needs_gpus 2 || return
     figures picture ours "$programs/coordinator" run "$CAPTION" --device $GPUS --components "$gpus" --split-guidance=false \
         --out "$state/picture.png" --trace "$state/picture-trace.json" --json || return
-    "$programs/check-picture" "$state/picture.png" "$CAPTION"
+    looks_right "$state/picture.png"
 }
 
 # measure MODEL CARRIER WORKERS: with strides 1 and 2, against one worker in the same run.

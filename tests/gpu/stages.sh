@@ -193,6 +193,12 @@ do_devices() {
     nvidia-smi topo -m 2>/dev/null || true
 }
 
+# A picture of CAPTION shows what it says; packed programs have nobody who looks.
+looks_right() {
+    [[ -x $programs/check-picture ]] || { echo "nobody looked at $1: there is no check-picture"; return 0; }
+    "$programs/check-picture" "$1" "$CAPTION"
+}
+
 # golden NAME TYPE OPTION…: a verdict of more than the tolerance is a failure, and so is a run that cannot be made.
 golden() {
     local name=$1 type=$2
