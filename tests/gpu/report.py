@@ -276,7 +276,7 @@ def overlap_part(report):
 
 
 def main(state, commit):
-    devices = [line for line in read_lines(os.path.join(state, "devices.log")) if re.match(r"(cpu|cuda|nccl|cudnn)", line, re.IGNORECASE)]
+    devices = [line for line in read_lines(os.path.join(state, "devices.log")) if re.match(r"(cpu|cuda(:\d+)?|driver|lib\w+\.so)  ", line)]
     parity = [line for line in read_lines(os.path.join(state, "parity.log")) if line.startswith("test result")]
     step_rows, torch_rows = steps(state), torch(state)
     report = {"commit": commit, "devices": devices, "parity": parity, "stages": stages(state), "golden": golden(state), "steps": step_rows,
