@@ -26,7 +26,8 @@ pub(super) struct RawId(pub(super) [u8; UNIQUE_ID_BYTES]);
 /// `ncclComm_t`.
 pub(super) type RawCommunicator = *mut c_void;
 
-/// The functions that we use, as NCCL's header declares them.
+/// The functions that we use.
+// SAFETY: each has the type that NCCL's header declares for it; whoever calls one says why its arguments are right.
 pub(super) struct Library {
     version: unsafe extern "C" fn(*mut c_int) -> c_int,
     pub(super) unique_id: unsafe extern "C" fn(*mut RawId) -> c_int,
