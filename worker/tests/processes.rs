@@ -235,6 +235,7 @@ async fn a_process_is_a_worker_for_each_of_its_devices() {
     }
     // One is let go by the coordinator; the other one works until the process is asked to end.
     coordinator.tell(&names[0], &ToWorker::MayLeave { reason: "drained".to_owned() }).await;
+    coordinator.wait_for(|from, event| (*from == names[0] && matches!(event, Event::Closed)).then_some(())).await;
     terminate(&process).await;
     assert_eq!(wants_to_leave(&mut coordinator).await, names[1]);
     coordinator.tell(&names[1], &ToWorker::MayLeave { reason: "nobody needs it".to_owned() }).await;
